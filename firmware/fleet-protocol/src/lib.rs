@@ -1,4 +1,24 @@
 //! The fleet contract `millrace/v1` as pure data: what boxes and the controller say to each other, and nothing of how.
+//!
+//! | Question | Module |
+//! |---|---|
+//! | Who speaks? | [`name`] |
+//! | Where does a message go? | [`topic`] |
+//! | What may it say? | [`payload`], with [`registry`] for metrics and [`event`] for events |
+//! | How are bytes from a peer read? | [`strict`] |
+//! | How is an order signed? | [`dsse`] |
+//! | Is the box there? | [`presence`] |
+//! | What does the controller's HTTP API answer? | [`api`] |
 
 pub mod api;
+pub mod dsse;
+pub mod event;
+pub mod name;
+pub mod payload;
 pub mod presence;
+pub mod registry;
+pub mod strict;
+pub mod topic;
+
+pub use name::{BoxId, Epoch, FleetId};
+pub use topic::{Leaf, Topic};
