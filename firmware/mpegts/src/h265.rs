@@ -1,0 +1,87 @@
+//! What must be known of HEVC before a decoder is asked: where pictures begin, key frames, size.
+use crate::bits::{Bits, unescape};
+use crate::nal::{self, Role};
+
+/// What a sequence parameter set says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sps {
+    /// `chroma_format_idc`: 1 is 4:2:0.
+    pub chroma: u8,
+    /// Bits per luma sample.
+    pub depth: u8,
+    /// Width of the picture after cropping.
+    pub width: u32,
+    /// Height of the picture after cropping.
+    pub height: u32,
+}
+
+/// Reads a sequence parameter set from its NAL unit; `None` when it makes no sense.
+#[must_use]
+pub fn parse_sps(unit: &[u8]) -> Option<Sps> {
+    if unit.first()? >> 1 & 0x3f != 33 {
+        return None;
+    }
+    let rbsp = unescape(unit.get(2..)?);
+    let mut r = Bits::new(&rbsp);
+    r.bits(4)?;
+    let layers = r.bits(3)?;
+    r.bit()?;
+    r.skip(88 + 8)?;
+    let mut present = Vec::new();
+    for _ in 0..layers {
+        present.push((r.flag()?, r.flag()?));
+    }
+    if layers > 0 {
+        r.skip(2 * usize::try_from(8 - layers).ok()?)?;
+    }
+    for (profile, level) in present {
+        r.skip(if profile { 88 } else { 0 } + if level { 8 } else { 0 })?;
+    }
+    r.ue()?;
+    let chroma = u8::try_from(r.ue()?).ok().filter(|c| *c <= 3)?;
+    if chroma == 3 {
+        r.bit()?;
+    }
+    let (width, height) = (r.ue()?, r.ue()?);
+    let crop = if r.flag()? { [r.ue()?, r.ue()?, r.ue()?, r.ue()?] } else { [0; 4] };
+    let depth = u8::try_from(r.ue()?).ok().filter(|d| *d <= 8)? + 8;
+    let (unit_x, unit_y) = match chroma {
+        1 => (2, 2),
+        2 => (2, 1),
+        _ => (1, 1),
+    };
+    let side = |full: u32, before: u32, after: u32, unit: u32| {
+        full.checked_sub(before.checked_add(after)?.checked_mul(unit)?).filter(|s| *s > 0)
+    };
+    Some(Sps {
+        chroma,
+        depth,
+        width: side(width, crop[0], crop[1], unit_x)?,
+        height: side(height, crop[2], crop[3], unit_y)?,
+    })
+}
+
+/// The first sequence parameter set of a byte stream that makes sense.
+#[must_use]
+pub fn find_sps(stream: &[u8]) -> Option<Sps> {
+    nal::units(stream).find_map(|n| parse_sps(n.bytes(stream)))
+}
+
+/// Tells where pictures begin.
+#[derive(Debug)]
+pub(crate) struct Slices;
+
+impl Slices {
+    pub(crate) fn role(&mut self, unit: &[u8]) -> Role {
+        let Some(&header) = unit.first() else { return Role::Suffix };
+        match header >> 1 & 0x3f {
+            35 => Role::Delimiter,
+            32..=34 | 39 | 41..=44 | 48..=55 => Role::Prefix { recovery: false },
+            kind @ 0..=31 => {
+                let first = unit.get(2).is_some_and(|b| b & 0x80 != 0);
+                if first { Role::First { keyframe: (16..=23).contains(&kind) } } else { Role::Further }
+            }
+            _ => Role::Suffix,
+        }
+    }
+}
