@@ -1,0 +1,2 @@
+//! millrace: the one command people type
+fn main() {}

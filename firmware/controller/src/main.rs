@@ -1,0 +1,2 @@
+//! millrace-controller: the reference fleet controller
+fn main() {}

@@ -1,0 +1,2 @@
+//! millrace-fleet: report health, obey the fleet
+fn main() {}

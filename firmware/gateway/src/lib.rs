@@ -1,0 +1,1 @@
+//! A paying gateway: find an orchestrator, pay it, use it

@@ -1,0 +1,169 @@
+//! What we need of the chain, named as the contracts name things.
+//!
+//! Walk 2, steps 3 to 7. The real body is `chain::EthBroker`; tests have a simulated one. Answers are the
+//! contracts' own; no method decides anything about money.
+use std::future::Future;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Address, H256};
+use crate::ticket::WinningTicket;
+use crate::transaction::Transaction;
+use crate::units::{L1Block, L2Block, Round, Timestamp, Wei};
+
+/// The chain as last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainHead {
+    /// L1 block as the contracts see it.
+    pub l1_block: L1Block,
+    /// Block of the chain we transact on.
+    pub l2_block: L2Block,
+    /// Current round by block number, initialised or not.
+    pub round: Round,
+    /// Last round somebody initialised.
+    pub last_initialized_round: Round,
+    /// Round new tickets are made for: the last initialised one, or the one before when its hash is zero.
+    pub ticket_round: Round,
+    /// Hash the chain stores for `ticket_round`; tickets without one can never be redeemed.
+    pub ticket_round_block_hash: H256,
+    /// Is the recipient in the active set this round?
+    pub recipient_active: bool,
+    /// Base price of gas.
+    pub gas_price: Wei,
+    /// Are the contracts paused?
+    pub paused: bool,
+    /// When this was read, by our clock.
+    pub seen_at: Timestamp,
+}
+
+/// A gateway's standing with the ticket broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SenderInfo {
+    /// Shared by all orchestrators, first come first served.
+    pub deposit: Wei,
+    /// Round from which it may withdraw everything; 0 when it is locked.
+    pub withdraw_round: Round,
+    /// What is left of its reserve.
+    pub reserve_remaining: Wei,
+    /// What was claimed of its reserve this round, by anyone.
+    pub reserve_claimed_in_round: Wei,
+    /// Our share of its reserve that is still ours to claim this round.
+    pub claimable_reserve: Wei,
+}
+
+/// A redemption that was simulated and is ready to sign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// To be signed, recorded, then sent.
+    pub transaction: Transaction,
+    /// What the contract would pay now; may be less than the face value.
+    pub payout: Wei,
+    /// What the transaction will cost at most.
+    pub cost: Wei,
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    /// No endpoint knows it, and its nonce is free.
+    Unknown,
+    /// Known, not in a block.
+    Pending,
+    /// In a block, and it worked.
+    Mined {
+        /// The block.
+        block: L2Block,
+        /// Blocks on top of it.
+        confirmations: u64,
+        /// What `WinningTicketTransfer` says was paid.
+        paid: Wei,
+        /// Gas cost actually paid.
+        fee: Wei,
+    },
+    /// In a block, and it failed.
+    Reverted {
+        /// The block.
+        block: L2Block,
+        /// Blocks on top of it.
+        confirmations: u64,
+        /// Gas cost actually paid.
+        fee: Wei,
+    },
+    /// Another transaction took its nonce: it can never be mined.
+    Replaced,
+}
+
+/// What to do about a failed call to the contracts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FaultClass {
+    /// Already done, by us or somebody else.
+    Done,
+    /// Works in a later round, or once the round is initialised.
+    WaitForRound,
+    /// Works once the contracts are unpaused.
+    WaitForUnpause,
+    /// Works once the sender has funds.
+    WaitForFunds,
+    /// Works once the recipient is in the active set.
+    WaitForActiveSet,
+    /// Works only when the sender cancels its unlocking.
+    Conditional,
+    /// Never works.
+    Permanent,
+    /// The endpoint or the network is at fault; try again.
+    Transport,
+    /// A person must act.
+    Operator,
+    /// Makes no sense: stop sending this call and tell somebody.
+    Bug,
+}
+
+/// A call to the chain failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("chain: {detail}")]
+pub struct BrokerError {
+    /// What to do about it.
+    pub class: FaultClass,
+    /// The contract's or the transport's words, bounded.
+    pub detail: String,
+}
+
+/// The contracts, as far as an orchestrator needs them.
+pub trait Broker: Send + Sync + 'static {
+    /// The chain as last seen; `None` before the first successful read.
+    fn head(&self) -> Option<ChainHead>;
+
+    /// Waits until [`Broker::head`] changes. Cancel safe.
+    fn head_changed(&self) -> impl Future<Output = ()> + Send;
+
+    /// A gateway's standing, at most some seconds old.
+    fn sender_info(&self, sender: Address) -> impl Future<Output = Result<SenderInfo, BrokerError>> + Send;
+
+    /// Is this ticket spent?
+    fn used_ticket(&self, ticket: H256) -> impl Future<Output = Result<bool, BrokerError>> + Send;
+
+    /// Simulates a redemption at the latest block and builds its transaction with the given account nonce.
+    fn prepare(
+        &self,
+        winner: &WinningTicket,
+        from: Address,
+        nonce: u64,
+    ) -> impl Future<Output = Result<Prepared, BrokerError>> + Send;
+
+    /// The next account nonce the chain expects of this account, pending transactions included.
+    fn account_nonce(&self, account: Address) -> impl Future<Output = Result<u64, BrokerError>> + Send;
+
+    /// Balance of an account.
+    fn balance(&self, account: Address) -> impl Future<Output = Result<Wei, BrokerError>> + Send;
+
+    /// Sends signed bytes. Sending the same bytes again is harmless.
+    fn broadcast(&self, signed: &[u8]) -> impl Future<Output = Result<(), BrokerError>> + Send;
+
+    /// What became of a transaction with this hash, sender and account nonce.
+    fn transaction_status(
+        &self,
+        hash: H256,
+        from: Address,
+        nonce: u64,
+    ) -> impl Future<Output = Result<TransactionStatus, BrokerError>> + Send;
+}

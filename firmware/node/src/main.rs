@@ -1,0 +1,2 @@
+//! millrace-node: read configuration, build, run, stop
+fn main() {}

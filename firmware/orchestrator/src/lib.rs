@@ -1,0 +1,1 @@
+//! Serve gateways: sessions, admission, worker pool, redemption driver

@@ -1,0 +1,20 @@
+//! The shell of every daemon: journal, notify, stop, status socket, exit codes.
+//!
+//! A daemon's `main` reads as a story: parse, log, configure, build, notify ready, wait, drain.
+
+mod credentials;
+mod crypto;
+mod exit;
+mod journal;
+mod notify;
+mod restart;
+mod shutdown;
+pub mod status;
+
+pub use credentials::{CredentialError, Secret, secret_file};
+pub use crypto::init_crypto;
+pub use exit::{Exit, ExitReason};
+pub use journal::init_journal;
+pub use notify::{Heartbeat, Heartbeats, notify_ready, notify_status, notify_stopping};
+pub use restart::{Restart, RestartState};
+pub use shutdown::Shutdown;

@@ -1,0 +1,277 @@
+//! The node's status: the only view others get of it, served as one JSON document per connection.
+//!
+//! Walk 3, step 1. Counters are cumulative since the node started, money since the ledger began.
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+/// Largest status document anybody reads.
+const MAX_DOCUMENT: u64 = 256 * 1024;
+/// How long one exchange may take.
+const EXCHANGE: Duration = Duration::from_secs(2);
+
+/// What `millrace-node` says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Version of the program.
+    pub version: String,
+    /// `starting`, `run`, `drain` or `stopping`.
+    pub mode: String,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Where gateways reach us.
+    pub service_uri: String,
+    /// `offchain` or `onchain`.
+    pub network: String,
+    /// Sessions now.
+    pub sessions: Sessions,
+    /// Segments so far.
+    pub segments: Segments,
+    /// The workers.
+    pub workers: Workers,
+    /// Money so far.
+    pub money: Money,
+    /// The chain, when we are on one.
+    pub chain: Option<Chain>,
+    /// Open alarms, by id.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Sessions now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sessions {
+    /// Open now.
+    pub active: u32,
+    /// At most.
+    pub capacity: u32,
+    /// Opened since start.
+    pub started: u64,
+    /// Ended since start.
+    pub ended: u64,
+    /// Turned away since start.
+    pub refused: u64,
+}
+
+/// Segments since start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Segments {
+    /// Transcoded.
+    pub ok: u64,
+    /// Failed after they were accepted.
+    pub failed: u64,
+    /// Tried again on another worker.
+    pub retried: u64,
+    /// Encoded pixels.
+    pub pixels: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes of renditions.
+    pub bytes_out: u64,
+    /// Segment duration ÷ time from last byte in to result out, median of the recent ones; below 1 is losing.
+    pub realtime_ratio_p50: f64,
+    /// The same, worst of twenty.
+    pub realtime_ratio_p05: f64,
+    /// Milliseconds from last byte in to result out, median of the recent ones.
+    pub latency_ms_p50: u64,
+    /// The same, 95th percentile.
+    pub latency_ms_p95: u64,
+}
+
+/// The worker pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Workers {
+    /// Alive now.
+    pub alive: u32,
+    /// At work now.
+    pub busy: u32,
+    /// Died without being asked to, since start.
+    pub lost: u64,
+    /// What they encode with.
+    pub engine: String,
+    /// Seconds since an encoder last proved itself.
+    pub probe_age_s: Option<u64>,
+    /// Layers of the jail in force.
+    pub jail_layers: Vec<String>,
+    /// Layers that could not be had, each with the reason.
+    pub jail_missing: Vec<(String, String)>,
+    /// Why there are no workers, when there are none.
+    pub unfit: Option<String>,
+}
+
+/// Money since the ledger began; amounts in wei as decimal text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Money {
+    /// Tickets that earned credit.
+    pub tickets_received: u64,
+    /// Their expected value.
+    pub received_ev_wei: String,
+    /// Winning tickets.
+    pub tickets_won: u64,
+    /// Their face value.
+    pub won_wei: String,
+    /// Winners redeemed and confirmed.
+    pub tickets_redeemed: u64,
+    /// What the chain paid for them.
+    pub paid_wei: String,
+    /// Redemption attempts that failed.
+    pub redemption_failures: u64,
+    /// Winners not yet redeemed.
+    pub tickets_pending: u64,
+    /// Their face value.
+    pub pending_wei: String,
+    /// Winners given up, which is money lost.
+    pub tickets_abandoned: u64,
+    /// Payments refused since start, by reason.
+    pub payment_errors: std::collections::BTreeMap<String, u64>,
+}
+
+/// The chain as the node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Chain {
+    /// L1 block the contracts see.
+    pub l1_block: u64,
+    /// Current round.
+    pub round: u64,
+    /// Is it initialised?
+    pub round_initialized: bool,
+    /// Are we in the active set?
+    pub active: bool,
+    /// Seconds since the chain was last read.
+    pub poll_age_s: u64,
+    /// Who is paid.
+    pub recipient: String,
+    /// The hot account that pays for gas.
+    pub hot_account: String,
+    /// Its balance, in wei as decimal text.
+    pub hot_balance_wei: String,
+    /// Base price of gas, in wei as decimal text.
+    pub gas_price_wei: String,
+}
+
+/// Something a person or the fleet should know.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alarm {
+    /// Id of the fleet's event table, such as `RPC-DOWN`.
+    pub id: String,
+    /// `crit`, `err`, `warn` or `info`.
+    pub severity: String,
+    /// What it is about, such as `worker-2`; may be empty.
+    pub instance: String,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// Why a status could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nobody answers there.
+    #[error("no status from {path}: is millrace-node running?")]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It took too long.
+    #[error("no status from {path} within {EXCHANGE:?}: millrace-node hangs or is overloaded")]
+    Timeout {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The answer makes no sense.
+    #[error("status from {path} cannot be read: are node and reader of the same version?")]
+    Malformed {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Reads the node's status from its socket.
+///
+/// # Errors
+/// [`StatusError`] when nobody answers, in time, sensibly.
+pub async fn read_status(path: &Path) -> Result<NodeStatus, StatusError> {
+    let exchange = async {
+        let stream = UnixStream::connect(path).await?;
+        let mut document = Vec::new();
+        stream.take(MAX_DOCUMENT).read_to_end(&mut document).await?;
+        Ok(document)
+    };
+    let document = tokio::time::timeout(EXCHANGE, exchange)
+        .await
+        .map_err(|_| StatusError::Timeout { path: path.to_owned() })?
+        .map_err(|source| StatusError::Unreachable { path: path.to_owned(), source })?;
+    serde_json::from_slice(&document).map_err(|source| StatusError::Malformed { path: path.to_owned(), source })
+}
+
+/// Serves a status on a socket until the returned future is dropped: each connection gets one document.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub async fn serve_status(
+    path: &Path,
+    status: watch::Receiver<NodeStatus>,
+) -> std::io::Result<std::convert::Infallible> {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let document = serde_json::to_vec(&*status.borrow()).map_err(std::io::Error::other)?;
+        let answer = async { stream.write_all(&document).await };
+        match tokio::time::timeout(EXCHANGE, answer).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "status reader went away"),
+            Err(_) => tracing::debug!("status reader was too slow"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_gets_what_the_node_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.sock");
+        let said = NodeStatus { mode: "run".into(), ..NodeStatus::default() };
+        let (_keep, status) = watch::channel(said.clone());
+        let server = serve_status(&path, status);
+        let reader = async {
+            while !path.exists() {
+                tokio::task::yield_now().await;
+            }
+            read_status(&path).await
+        };
+        tokio::select! {
+            got = reader => assert_eq!(got.unwrap(), said),
+            ended = server => panic!("the server ended: {ended:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_node_is_named() {
+        let error = read_status(Path::new("/nonexistent/node.sock")).await.unwrap_err();
+        assert!(error.to_string().contains("is millrace-node running?"));
+    }
+}

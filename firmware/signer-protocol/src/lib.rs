@@ -1,0 +1,1 @@
+//! What the node may ask of the signer, and the one transaction type it signs

@@ -1,0 +1,2 @@
+//! millrace-worker: decode a segment once, encode its renditions
+fn main() {}

@@ -1,0 +1,4 @@
+//! Golden vectors: what the reference client and the real contracts answered.
+
+mod chain;
+mod wire;
