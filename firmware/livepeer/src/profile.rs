@@ -132,14 +132,14 @@ pub fn output_size(source: (u32, u32), requested: (u32, u32), codec: VideoCodec)
     let (w, h) = if iw >= ih {
         let m = u64::from(long);
         if m * ih >= u64::from(min_h) * iw {
-            (floor_even(m), follow(m, ih, iw))
+            (floor_even(m), follow(floor_even(m), ih, iw))
         } else {
             (follow(u64::from(min_h), iw, ih), u64::from(min_h))
         }
     } else {
         let m = u64::from(long);
         if m * iw >= u64::from(min_w) * ih {
-            (follow(m, iw, ih), floor_even(m))
+            (follow(floor_even(m), iw, ih), floor_even(m))
         } else {
             (u64::from(min_w), follow(u64::from(min_w), ih, iw))
         }

@@ -334,6 +334,6 @@ pub fn capabilities_to_wire(offered: &CapabilitySet, version: &str) -> net::Capa
         mandatories: Vec::new(),
         capacities: offered.iter().map(|number| (number, 1)).collect(),
         version: version.to_owned(),
-        constraints: None,
+        constraints: Some(net::capabilities::Constraints::default()),
     }
 }

@@ -1,0 +1,71 @@
+# The only entry: CI runs these recipes and nothing else.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export PATH := env("CARGO_HOME", env("HOME", "/root") / ".cargo") / "bin:" + env("PATH")
+
+target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
+
+# What can be done here
+default:
+    @just --list --unsorted
+
+# Build everything that ships, and the test and bench programs
+build:
+    cargo build --locked --release --workspace --bins
+
+# Run the main job on this machine with real parts, and show that each happened (`--keep` leaves it up)
+demo *args: build
+    {{ target }}/release/millrace-demo {{ args }}
+
+# Every test that needs no special hardware
+test *args: build
+    cargo test --locked --release --workspace {{ args }}
+
+# What a commit must pass: formatting, lints, docs, the dependency rules, the units
+check: fmt-check clippy doc architecture units-verify
+
+# Formatting
+fmt:
+    cargo fmt --all
+
+fmt-check:
+    cargo fmt --all --check
+
+# Lints; a warning is an error
+clippy:
+    cargo clippy --locked --release --workspace --all-targets -- -D warnings
+
+# Documentation builds without a warning
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps --lib --quiet
+
+# Who may depend on what: the architecture is a check, not a wish
+architecture:
+    tests/architecture.sh
+
+# Licences, sources, banned crates (needs cargo-deny: `cargo install --locked cargo-deny`)
+deny:
+    cargo deny --config .deny.toml check bans licenses sources
+
+# systemd's own opinion of our units
+units-verify:
+    tests/units.sh
+
+# Golden vectors only
+vectors: build
+    cargo test --locked --release -p millrace-tests --test golden
+
+# Crash and fault simulations only
+sim: build
+    cargo test --locked --release -p millrace-tests --test sim
+
+# End to end only
+e2e: build
+    cargo test --locked --release -p millrace-tests --test e2e
+
+# A benchmark: `transcode` or `tickets`; writes target/bench/NAME.json
+bench name *args: build
+    tests/bench/run.sh {{ name }} {{ args }}
+
+# What CI runs
+ci: check test demo

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Builds and runs one benchmark. Results: a table here, target/bench/NAME.json for machines.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+name=${1:-}
+[ $# -gt 0 ] && shift
+case $name in
+  transcode) tests/bench/install-vmaf.sh || echo "bench: no VMAF here; quality is compared by PSNR and SSIM" >&2 ;;
+  tickets) ;;
+  *)
+    echo "bench: unknown benchmark '$name'; there are: transcode tickets" >&2
+    exit 64
+    ;;
+esac
+cargo build --locked --release --workspace --bins
+exec "${CARGO_TARGET_DIR:-target}/release/bench-$name" "$@"
