@@ -1,0 +1,96 @@
+//! Which box this is.
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::read;
+
+/// What the box calls itself. All of it is for people and for telling boxes apart; none of it is a secret
+/// or a proof.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Identity {
+    /// The operating system's number for this installation. Meant to stay on the box: derive from it, do
+    /// not send it.
+    pub machine_id: Option<String>,
+    /// The maker's serial number, where one can be read.
+    pub serial: Option<String>,
+    /// The board or product.
+    pub model: Option<String>,
+    /// Who made it.
+    pub vendor: Option<String>,
+    /// Name and version of the operating system.
+    pub system: Option<String>,
+    /// Version of the kernel.
+    pub kernel: Option<String>,
+}
+
+/// What makers write where they wrote nothing.
+const FILLERS: [&str; 7] =
+    ["", "none", "default string", "not specified", "to be filled by o.e.m.", "system serial number", "0"];
+
+impl Identity {
+    /// Reads it from the system below `root` (`/` on a real one).
+    #[must_use]
+    pub fn read(root: &Path) -> Self {
+        let first = |paths: &[&str]| {
+            let mut texts = paths.iter().filter_map(|path| read::text(root, path));
+            texts.find(|text| !FILLERS.contains(&text.trim().to_ascii_lowercase().as_str()))
+        };
+        Self {
+            machine_id: first(&["etc/machine-id"]).filter(|id| is_machine_id(id)),
+            serial: first(&[
+                "proc/device-tree/serial-number",
+                "sys/class/dmi/id/product_serial",
+                "sys/class/dmi/id/board_serial",
+            ]),
+            model: first(&["proc/device-tree/model", "sys/class/dmi/id/product_name", "sys/class/dmi/id/board_name"]),
+            vendor: first(&["sys/class/dmi/id/sys_vendor", "sys/class/dmi/id/board_vendor"]),
+            system: read::text(root, "etc/os-release").and_then(|text| pretty_name(&text)),
+            kernel: first(&["proc/sys/kernel/osrelease"]),
+        }
+    }
+}
+
+fn is_machine_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn pretty_name(os_release: &str) -> Option<String> {
+    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    let value = value.trim_matches(['"', '\'']);
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::fixture;
+
+    #[test]
+    fn a_board_is_known_by_its_device_tree() {
+        let root = fixture(&[
+            ("proc/device-tree/model", "NVIDIA Jetson AGX Orin Developer Kit\0"),
+            ("proc/device-tree/serial-number", "1423921012345\0"),
+            ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
+            ("etc/os-release", "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+        ]);
+        let identity = Identity::read(root.path());
+        assert_eq!(identity.model.as_deref(), Some("NVIDIA Jetson AGX Orin Developer Kit"));
+        assert_eq!(identity.serial.as_deref(), Some("1423921012345"));
+        assert_eq!(identity.machine_id.as_deref(), Some("0123456789abcdef0123456789abcdef"));
+        assert_eq!(identity.system.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+    }
+
+    #[test]
+    fn fillers_and_nonsense_count_as_nothing() {
+        let root = fixture(&[
+            ("sys/class/dmi/id/product_serial", "To be filled by O.E.M.\n"),
+            ("sys/class/dmi/id/board_serial", "AB12\n"),
+            ("sys/class/dmi/id/product_name", "Default string\n"),
+            ("etc/machine-id", "uninitialized\n"),
+        ]);
+        let identity = Identity::read(root.path());
+        assert_eq!(identity.serial.as_deref(), Some("AB12"));
+        assert_eq!((identity.model, identity.machine_id), (None, None));
+    }
+}

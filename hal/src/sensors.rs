@@ -1,0 +1,280 @@
+//! How the board feels: heat, power, load, memory, disks, networks.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::statvfs::statvfs;
+use serde::{Deserialize, Serialize};
+
+use crate::read;
+use crate::units::{Bytes, Celsius, Percent, Watts};
+
+mod parse;
+
+/// Takes the board's readings. Reads files; not to be called from an async task's own thread.
+pub trait Sensors: Send + Sync + 'static {
+    /// All readings now. What cannot be read is missing, not zero.
+    fn read(&self) -> Readings;
+}
+
+/// One round of readings.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Readings {
+    /// Temperatures by sensor name.
+    pub temperatures: BTreeMap<String, Celsius>,
+    /// Power drawn, by rail name.
+    pub power: BTreeMap<String, Watts>,
+    /// Processes that wanted to run, on average over 1, 5 and 15 minutes.
+    pub load: Option<[f32; 3]>,
+    /// Share of all processors in use since the reading before; `None` the first time.
+    pub cpu: Option<Percent>,
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// Time since the system started.
+    pub uptime: Option<Duration>,
+    /// Disks, by the path asked for.
+    pub disks: BTreeMap<PathBuf, Disk>,
+    /// Traffic since the system started, by interface; without the loopback.
+    pub networks: BTreeMap<String, Traffic>,
+}
+
+impl Readings {
+    /// The hottest sensor and its temperature.
+    #[must_use]
+    pub fn hottest(&self) -> Option<(&str, Celsius)> {
+        let hottest = self.temperatures.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0));
+        hottest.map(|(name, celsius)| (name.as_str(), *celsius))
+    }
+}
+
+/// Memory of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// All of it.
+    pub total: Bytes,
+    /// What programs could still get without swapping.
+    pub available: Bytes,
+    /// Swap in use.
+    pub swap_used: Bytes,
+}
+
+/// One file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Disk {
+    /// All of it.
+    pub total: Bytes,
+    /// What an ordinary user can still write.
+    pub free: Bytes,
+    /// Files that can still be made.
+    pub free_files: u64,
+}
+
+impl Disk {
+    /// Share in use, counting what is reserved for root as used.
+    #[must_use]
+    pub fn used(&self) -> Percent {
+        let per_mille = self.free.0.saturating_mul(1000).checked_div(self.total.0).unwrap_or(0).min(1000);
+        Percent(f32::from(1000 - u16::try_from(per_mille).unwrap_or(1000)) / 10.0)
+    }
+}
+
+/// Bytes through one interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Received.
+    pub received: Bytes,
+    /// Sent.
+    pub sent: Bytes,
+}
+
+/// The system's sensors, below a root directory.
+#[derive(Debug)]
+pub struct LinuxSensors {
+    root: PathBuf,
+    disks: Vec<PathBuf>,
+    /// Processor time at the reading before.
+    before: Mutex<Option<parse::CpuTime>>,
+}
+
+impl LinuxSensors {
+    /// Reads below `root` (`/` on a real system), and the file systems that hold `disks`.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>, disks: Vec<PathBuf>) -> Self {
+        Self { root: root.into(), disks, before: Mutex::new(None) }
+    }
+
+    fn cpu(&self) -> Option<Percent> {
+        let now = parse::cpu_time(&read::text(&self.root, "proc/stat")?)?;
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).replace(now)?;
+        now.busy_since(before)
+    }
+
+    fn disks(&self) -> BTreeMap<PathBuf, Disk> {
+        let disk = |path: &PathBuf| Some((path.clone(), disk(&read::below(&self.root, path))?));
+        self.disks.iter().filter_map(disk).collect()
+    }
+}
+
+impl Sensors for LinuxSensors {
+    fn read(&self) -> Readings {
+        let proc = |name: &str| read::text(&self.root, Path::new("proc").join(name));
+        Readings {
+            temperatures: temperatures(&self.root),
+            power: power(&self.root),
+            load: proc("loadavg").and_then(|text| parse::load(&text)),
+            cpu: self.cpu(),
+            memory: proc("meminfo").and_then(|text| parse::memory(&text)),
+            uptime: proc("uptime").and_then(|text| parse::uptime(&text)),
+            disks: self.disks(),
+            networks: proc("net/dev").map(|text| parse::networks(&text)).unwrap_or_default(),
+        }
+    }
+}
+
+#[expect(clippy::unnecessary_cast, reason = "the counts' types differ between processors")]
+fn disk(path: &Path) -> Option<Disk> {
+    let stat = statvfs(path).ok()?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.fragment_size() as u64));
+    Some(Disk {
+        total: bytes(stat.blocks() as u64),
+        free: bytes(stat.blocks_available() as u64),
+        free_files: stat.files_available() as u64,
+    })
+}
+
+/// Thermal zones by their type, and chips' inputs by chip and label. Broken sensors, which read absurdly,
+/// are left out.
+fn temperatures(root: &Path) -> BTreeMap<String, Celsius> {
+    let mut all = BTreeMap::new();
+    let zones = Path::new("sys/class/thermal");
+    for zone in read::names(root, zones).iter().filter(|name| name.starts_with("thermal_zone")) {
+        let name = read::text(root, zones.join(zone).join("type")).unwrap_or_else(|| zone.clone());
+        insert(&mut all, name, read::number(root, zones.join(zone).join("temp")).and_then(parse::millidegrees));
+    }
+    for (name, path) in chip_inputs(root, "temp", "_input") {
+        insert(&mut all, name, read::number(root, path).and_then(parse::millidegrees));
+    }
+    all
+}
+
+/// Power of the rails that chips measure.
+fn power(root: &Path) -> BTreeMap<String, Watts> {
+    let mut all = BTreeMap::new();
+    for suffix in ["_average", "_input"] {
+        for (name, path) in chip_inputs(root, "power", suffix) {
+            insert(&mut all, name, read::number(root, path).and_then(parse::microwatts));
+        }
+    }
+    all
+}
+
+/// Inputs of monitoring chips: a name of chip and label, and the path of the value.
+fn chip_inputs(root: &Path, kind: &str, suffix: &str) -> Vec<(String, PathBuf)> {
+    let chips = Path::new("sys/class/hwmon");
+    let mut inputs = Vec::new();
+    for chip in read::names(root, chips) {
+        let dir = chips.join(&chip);
+        let chip = read::text(root, dir.join("name")).unwrap_or(chip);
+        for file in read::names(root, &dir) {
+            let Some(input) = file.strip_suffix(suffix).filter(|input| input.starts_with(kind)) else { continue };
+            let label = read::text(root, dir.join(format!("{input}_label"))).unwrap_or_else(|| input.to_owned());
+            inputs.push((format!("{chip}/{label}"), dir.join(file)));
+        }
+    }
+    inputs
+}
+
+/// Adds a reading; a second sensor of the same name gets a number.
+fn insert<T>(all: &mut BTreeMap<String, T>, name: String, value: Option<T>) {
+    let Some(value) = value else { return };
+    let mut key = name.clone();
+    let mut number = 2;
+    while all.contains_key(&key) {
+        key = format!("{name}#{number}");
+        number += 1;
+    }
+    all.insert(key, value);
+}
+
+/// Sensors that read what they are told.
+#[derive(Debug, Default)]
+pub struct SimSensors(Mutex<Readings>);
+
+impl SimSensors {
+    /// Sensors with these readings.
+    #[must_use]
+    pub fn new(readings: Readings) -> Self {
+        Self(Mutex::new(readings))
+    }
+
+    /// Changes the readings from now on.
+    pub fn set(&self, readings: Readings) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = readings;
+    }
+}
+
+impl Sensors for SimSensors {
+    fn read(&self) -> Readings {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::fixture;
+
+    #[test]
+    fn zones_and_chips_are_read_and_broken_ones_left_out() {
+        let root = fixture(&[
+            ("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
+            ("sys/class/thermal/thermal_zone0/temp", "48500\n"),
+            ("sys/class/thermal/thermal_zone1/type", "cpu-thermal\n"),
+            ("sys/class/thermal/thermal_zone1/temp", "51000\n"),
+            ("sys/class/thermal/thermal_zone2/type", "broken\n"),
+            ("sys/class/thermal/thermal_zone2/temp", "-256000\n"),
+            ("sys/class/thermal/cooling_device0/type", "fan\n"),
+            ("sys/class/hwmon/hwmon0/name", "coretemp\n"),
+            ("sys/class/hwmon/hwmon0/temp1_label", "Package id 0\n"),
+            ("sys/class/hwmon/hwmon0/temp1_input", "60250\n"),
+            ("sys/class/hwmon/hwmon1/name", "ina3221\n"),
+            ("sys/class/hwmon/hwmon1/power1_label", "VDD_IN\n"),
+            ("sys/class/hwmon/hwmon1/power1_input", "7250000\n"),
+        ]);
+        let readings = LinuxSensors::new(root.path(), Vec::new()).read();
+        let names: Vec<&str> = readings.temperatures.keys().map(String::as_str).collect();
+        assert_eq!(names, ["coretemp/Package id 0", "cpu-thermal", "cpu-thermal#2"]);
+        assert_eq!(readings.hottest(), Some(("coretemp/Package id 0", Celsius(60.25))));
+        assert_eq!(readings.power.get("ina3221/VDD_IN"), Some(&Watts(7.25)));
+    }
+
+    #[test]
+    fn processor_use_is_told_from_the_second_reading_on() {
+        let root = fixture(&[("proc/stat", "cpu  100 0 100 800 0 0 0 0 0 0\n")]);
+        let sensors = LinuxSensors::new(root.path(), Vec::new());
+        assert_eq!(sensors.read().cpu, None);
+        std::fs::write(root.path().join("proc/stat"), "cpu  150 0 125 825 0 0 0 0 0 0\n").unwrap();
+        assert_eq!(sensors.read().cpu, Some(Percent(75.0)));
+    }
+
+    #[test]
+    fn a_system_without_anything_reads_as_nothing() {
+        assert_eq!(LinuxSensors::new(fixture(&[]).path(), Vec::new()).read(), Readings::default());
+    }
+
+    #[test]
+    fn this_very_system_can_be_read() {
+        let readings = LinuxSensors::new("/", vec![PathBuf::from("/")]).read();
+        assert!(readings.memory.unwrap().total > Bytes(0));
+        assert!(readings.uptime.unwrap() > Duration::ZERO);
+        assert!(readings.disks.get(Path::new("/")).unwrap().total > Bytes(0));
+    }
+
+    #[test]
+    fn a_disk_counts_what_is_reserved_as_used() {
+        let disk = Disk { total: Bytes(1000), free: Bytes(250), free_files: 1 };
+        assert_eq!(disk.used(), Percent(75.0));
+        assert_eq!(Disk::default().used(), Percent(100.0));
+    }
+}
