@@ -214,7 +214,11 @@ impl EthBroker {
         let registered = self.service_uri(self.0.config.recipient).await?;
         let same = registered.trim_end_matches('/') == own.trim_end_matches('/');
         if !same {
-            tracing::warn!(registered, own, "service uri on chain differs: gateways are sent there, set it with the stake key");
+            tracing::warn!(
+                registered,
+                own,
+                "service uri on chain differs: gateways are sent there, set it with the stake key"
+            );
         }
         Ok(same)
     }
@@ -332,8 +336,7 @@ impl Broker for EthBroker {
 
     async fn account_nonce(&self, account: Address) -> Result<u64, BrokerError> {
         let method = "eth_getTransactionCount";
-        let count: U256 =
-            self.0.rpc.request(method, json!([account.0, "pending"])).await.map_err(ChainError::from)?;
+        let count: U256 = self.0.rpc.request(method, json!([account.0, "pending"])).await.map_err(ChainError::from)?;
         Ok(ask::small("account nonce", count)?)
     }
 

@@ -89,11 +89,7 @@ async fn known_elsewhere(rpc: &Rpc, hash: H256) -> bool {
     false
 }
 
-fn outcome(
-    receipt: &TransactionReceipt,
-    head: u64,
-    ticket_broker: Address,
-) -> Result<TransactionStatus, ChainError> {
+fn outcome(receipt: &TransactionReceipt, head: u64, ticket_broker: Address) -> Result<TransactionStatus, ChainError> {
     let number = receipt.block_number.ok_or(ChainError::Range("receipt block"))?.as_u64();
     let block = L2Block(number);
     // The block itself is the first confirmation.

@@ -86,8 +86,8 @@ async fn require_code(rpc: &Rpc, contracts: &[(&'static str, Address)]) -> Resul
     let method = "eth_getCode";
     let questions: Vec<_> = contracts.iter().map(|(_, address)| (method, json!([address.0, "latest"]))).collect();
     for (answer, (name, address)) in rpc.batch(&questions).await?.into_iter().zip(contracts) {
-        let code: Bytes = serde_json::from_value(answer?)
-            .map_err(|source| crate::rpc::RpcError::Unexpected { method, source })?;
+        let code: Bytes =
+            serde_json::from_value(answer?).map_err(|source| crate::rpc::RpcError::Unexpected { method, source })?;
         if code.is_empty() {
             return Err(ChainError::NoContract { address: *address, name });
         }

@@ -51,11 +51,7 @@ pub(crate) async fn look(
             ask::view(rounds, CurrentRoundCall, block.clone()),
             ask::view(rounds, LastInitializedRoundCall, block.clone()),
             ask::view(contracts.controller, PausedCall, block.clone()),
-            ask::view(
-                contracts.bonding_manager,
-                IsActiveTranscoderCall { transcoder: recipient.0 },
-                block.clone(),
-            ),
+            ask::view(contracts.bonding_manager, IsActiveTranscoderCall { transcoder: recipient.0 }, block.clone()),
             hash_of(contracts, guess, block.clone()),
             hash_of(contracts, before(guess), block.clone()),
         ])

@@ -27,9 +27,8 @@ mod tests {
 
     #[test]
     fn a_payout_is_never_more_than_the_face_value() {
-        let pay = |face: u64, deposit: u64, claimable: u64| {
-            payout(Wei::from(face), Wei::from(deposit), Wei::from(claimable))
-        };
+        let pay =
+            |face: u64, deposit: u64, claimable: u64| payout(Wei::from(face), Wei::from(deposit), Wei::from(claimable));
         assert_eq!(pay(10, 20, 5), Wei::from(10));
         assert_eq!(pay(20, 20, 5), Wei::from(20));
         assert_eq!(pay(23, 20, 5), Wei::from(23));

@@ -26,7 +26,8 @@ use crate::revert::{Call, Revert};
 use crate::rpc::{Rpc, RpcError};
 
 /// NodeInterface of Arbitrum: answers on its endpoints, is nowhere on a plain EVM.
-const NODE_INTERFACE: Address = Address(ethers::types::H160([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc8]));
+const NODE_INTERFACE: Address =
+    Address(ethers::types::H160([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xc8]));
 
 /// The call data that redeems a winner. Publishing it reveals recipientRand.
 #[must_use]

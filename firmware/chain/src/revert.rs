@@ -180,7 +180,8 @@ enum Is {
 
 use Is::{Begins, Nothing, Panic, Words};
 use RevertClass::{
-    Bug, Conditional, Done, NeedReward, Operator, Permanent, WaitForActiveSet, WaitForFunds, WaitForRound, WaitForUnpause,
+    Bug, Conditional, Done, NeedReward, Operator, Permanent, WaitForActiveSet, WaitForFunds, WaitForRound,
+    WaitForUnpause,
 };
 
 /// The one table. The first row that matches the call (an empty list matches every call) and the answer decides.

@@ -166,7 +166,8 @@ impl Rpc {
             return Ok(());
         }
         let method = "eth_chainId";
-        let answer = self.exchange(known, &[(method, json!([]))]).await?.pop().ok_or(RpcError::NoAnswer { method })??;
+        let answer =
+            self.exchange(known, &[(method, json!([]))]).await?.pop().ok_or(RpcError::NoAnswer { method })??;
         let found = answer
             .as_str()
             .and_then(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok())
@@ -207,11 +208,7 @@ impl Rpc {
 }
 
 /// Puts answers into the order of the questions; `None` when one is missing or nothing is recognisable.
-fn sort_answers(
-    answer: Value,
-    calls: &[(&'static str, Value)],
-    base: u64,
-) -> Option<Vec<Result<Value, RpcError>>> {
+fn sort_answers(answer: Value, calls: &[(&'static str, Value)], base: u64) -> Option<Vec<Result<Value, RpcError>>> {
     let mut answers = match answer {
         Value::Array(answers) => answers,
         // A refusal of the whole request comes as one object, also to a batch.
