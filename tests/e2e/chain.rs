@@ -2,6 +2,8 @@
 //!
 //! Our own deployment must answer as the real contracts did when the vectors were made, down to the revert data; and
 //! the broker must bring a real winner through it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 //!
 //! Origin and generator: `tests/vectors/README.md`. Every section of `chain.json` has a test of its name here, or a
 //! reason; every entry of a read section is counted.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
