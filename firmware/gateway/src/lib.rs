@@ -1,1 +1,37 @@
-//! A paying gateway: find an orchestrator, pay it, use it
+//! A paying gateway: find an orchestrator, pay it, use it.
+//!
+//! The other side of walk 1. [`Gateway`] discovers, [`Session`] pays for one segment and fetches its renditions,
+//! [`push`] drives a whole stream and writes a playable ladder. It behaves as the stock gateway does where the
+//! network depends on it, and holds no key: whoever uses it brings a [`TicketSigner`].
+#![forbid(unsafe_code)]
+
+mod chain_view;
+mod exact;
+mod gateway;
+mod http;
+mod inspect;
+mod ladder;
+mod needs;
+mod offer;
+mod purse;
+mod push;
+mod report;
+mod rpc;
+mod session;
+mod signer;
+mod stream;
+mod tls;
+
+pub use chain_view::{ChainSnapshot, ChainView};
+pub use gateway::{DiscoveryError, Gateway, GatewayConfig, Refusal, Totals};
+pub use http::HttpError;
+pub use inspect::{Inspected, inspect};
+pub use ladder::LadderError;
+pub use needs::needs;
+pub use offer::{Offer, OfferError, OfferLimits, Terms};
+pub use purse::{Purse, PurseError, Reserved, estimate_pixels};
+pub use push::{Pace, PushError, PushOptions, push};
+pub use report::{OrchestratorReport, PushReport, SegmentReport};
+pub use rpc::RpcError;
+pub use session::{RenditionFile, Session, SessionError, Transcoded};
+pub use signer::{SignerError, TicketSigner};
