@@ -1,0 +1,719 @@
+//! Walk 3, step 4: the one task that owns the MQTT client. The client is a dumb wire: on any error its state is thrown
+//! away, and everything unacknowledged is fed again from the spool.
+//!
+//! ```text
+//!  Waiting ──delay over──► Connecting ──CONNACK──► Up (SUBSCRIBE, birth, drain) ──stop──► Leaving ──► end
+//!     ▲                        │                    │                                       (on:false, PUBACK,
+//!     └────────── error, refusal, silence ──────────┘                                        DISCONNECT)
+//! ```
+//!
+//! Only this task submits publishes, so the order of `Outgoing::Publish` events is the order of submission; that is how
+//! a PUBACK finds its record. A PUBACK deletes nothing: it only opens the window.
+
+mod inbound;
+mod tls;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_protocol::event::{Op, Severity, id};
+use fleet_protocol::payload::{Ctl, Durable, EventBody, Info, Mode, State, Why};
+use fleet_protocol::topic::box_filters;
+use fleet_protocol::{Leaf, Topic, registry};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnectProperties, ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, PublishProperties,
+    RetainForwardRule, SubscribeReasonCode,
+};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, MqttOptions};
+use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
+use rustls::ClientConfig;
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::outbox::{self, Content, Item, Outbox};
+use crate::reconnect::{Backoff, Cause, FAILURES_PER_BROKER, Policy, boot_delay};
+use crate::spool::SpoolError;
+use inbound::Inbound;
+pub(crate) use tls::client as tls_client;
+
+/// Our own window of unacknowledged publishes.
+const WINDOW: usize = 16;
+/// Packet-id space, far above the window so that ids never collide.
+const INFLIGHT_LIMIT: u16 = 256;
+/// Requests the client queues: the window, the SUBSCRIBE, the birth and the DISCONNECT.
+const CHANNEL: usize = WINDOW + 8;
+/// DNS, TCP, TLS and CONNACK together.
+const CONNECT_TIMEOUT_S: u64 = 30;
+/// Messages a second at most, and as many at once.
+const RATE: u32 = 16;
+/// A graceful stop waits this long for its PUBACK and DISCONNECT.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Without a controller for this long only grave events and heartbeats are sent.
+const ABSENT_AFTER: Duration = Duration::from_secs(600);
+/// How often the spool is tended.
+const TEND: Duration = Duration::from_secs(1);
+
+/// What the collector wants to know of the link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LinkView {
+    /// Connections so far; a new one wants full reports again.
+    pub(crate) connections: u64,
+    pub(crate) spool_percent: u64,
+    pub(crate) ledger_percent: u64,
+}
+
+/// Why the link task ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// The counters or the spool cannot be written: without them nothing may be sent.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The collector is gone.
+    #[error("the collector ended")]
+    CollectorGone,
+}
+
+/// The wire, everything that waits for it, and who we are.
+#[derive(Debug)]
+pub(crate) struct Link {
+    config: Config,
+    tls: Arc<ClientConfig>,
+    identity: Identity,
+    outbox: Outbox,
+    info: (Map<String, Value>, Map<String, Value>),
+    mode: watch::Receiver<Mode>,
+    view: watch::Sender<LinkView>,
+    chance: StdRng,
+    start: Instant,
+    backoff: Backoff,
+    broker: usize,
+    connections: u64,
+    up: Option<Up>,
+    tokens: u32,
+    refilled: Instant,
+    tend_at: Instant,
+    controllers: BTreeMap<String, (bool, u64)>,
+    absent_since: Option<Instant>,
+    rewind_at: Option<Instant>,
+    reborn_at: Option<Instant>,
+    progress: (Instant, u64),
+    refused_at: Option<Instant>,
+    refused: u64,
+    acl_said: bool,
+}
+
+/// A connection that the broker accepted.
+#[derive(Debug)]
+struct Up {
+    client: AsyncClient,
+    window: usize,
+    /// Submitted to the client, not yet on the wire; in order.
+    submitted: VecDeque<Sent>,
+    /// On the wire, not yet acknowledged by the broker.
+    inflight: BTreeMap<u16, Sent>,
+    farewell: Farewell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// Sent at most once: no PUBACK will come.
+    Once,
+    Birth,
+    Record(Durable, u64),
+    Farewell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    No,
+    Said,
+    Disconnecting,
+}
+
+impl Link {
+    #[expect(clippy::too_many_arguments, reason = "called once, by main, which wires the parts")]
+    pub(crate) fn new(
+        config: Config,
+        tls: Arc<ClientConfig>,
+        identity: Identity,
+        outbox: Outbox,
+        info: (Map<String, Value>, Map<String, Value>),
+        mode: watch::Receiver<Mode>,
+        view: watch::Sender<LinkView>,
+    ) -> Self {
+        let start = Instant::now();
+        Self {
+            config,
+            tls,
+            identity,
+            outbox,
+            info,
+            mode,
+            view,
+            chance: StdRng::from_entropy(),
+            start,
+            backoff: Backoff::default(),
+            broker: 0,
+            connections: 0,
+            up: None,
+            tokens: RATE,
+            refilled: start,
+            tend_at: start + TEND,
+            controllers: BTreeMap::new(),
+            absent_since: None,
+            rewind_at: None,
+            reborn_at: None,
+            progress: (start, 0),
+            refused_at: None,
+            refused: 0,
+            acl_said: false,
+        }
+    }
+
+    /// Connect, send, reconnect, until `stop`. Cancelling it loses nothing that was durable.
+    pub(crate) async fn run(
+        mut self,
+        mut items: mpsc::Receiver<Item>,
+        heartbeat: service::Heartbeat,
+        stop: CancellationToken,
+    ) -> Result<(), LinkError> {
+        let power_loss = !self.identity.was_clean() && clock::uptime_ms() < 5 * 60 * 1000;
+        let mut retry_at = Instant::now() + boot_delay(power_loss, self.policy(), &mut self.chance);
+        loop {
+            // Waiting.
+            while Instant::now() < retry_at {
+                tokio::select! {
+                    () = stop.cancelled() => return self.ended(&mut items),
+                    item = items.recv() => self.take(item)?,
+                    () = sleep_until(retry_at.min(self.tend_at)) => self.tend_if_due(),
+                }
+                heartbeat.beat();
+            }
+            self.identity.next_connection()?;
+            let now = self.since_start();
+            self.backoff.attempt(now);
+            let cause = self.connection(&mut items, &heartbeat, &stop).await?;
+            self.up = None;
+            let Some(cause) = cause else { return self.ended(&mut items) };
+            let now = self.since_start();
+            let delay = self.backoff.delay(cause, self.policy(), now, &mut self.chance);
+            if self.backoff.failures() % FAILURES_PER_BROKER == 0 || cause == Cause::Auth {
+                self.broker = (self.broker + 1) % self.config.brokers.len().max(1);
+            }
+            tracing::info!(?cause, delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "will reconnect");
+            retry_at = Instant::now() + delay;
+        }
+    }
+
+    /// One connection from CONNECT to its end; `None` when the stop was said.
+    async fn connection(
+        &mut self,
+        items: &mut mpsc::Receiver<Item>,
+        heartbeat: &service::Heartbeat,
+        stop: &CancellationToken,
+    ) -> Result<Option<Cause>, LinkError> {
+        // A fresh client for every connection: no packet id, alias, keepalive or collision survives.
+        let (client, mut wire) = AsyncClient::new(self.options(), CHANNEL);
+        let watchdog = Duration::from_secs(u64::from(self.config.link.keepalive_s)) * 5 / 2;
+        let mut client = Some(client);
+        let mut stopping: Option<Instant> = None;
+        loop {
+            let silent_at = Instant::now() + watchdog.max(Duration::from_secs(CONNECT_TIMEOUT_S + 5));
+            let poll = wire.poll();
+            tokio::pin!(poll);
+            // The poll is never dropped half-way except by the watchdog, after which the client is thrown away.
+            let polled = loop {
+                if stop.is_cancelled() && stopping.is_none() {
+                    if self.up.is_none() {
+                        return Ok(None);
+                    }
+                    stopping = Some(Instant::now() + FAREWELL);
+                    self.say_farewell();
+                }
+                self.pump()?;
+                let deadline = stopping.unwrap_or(silent_at).min(silent_at);
+                tokio::select! {
+                    polled = &mut poll => break Some(polled),
+                    item = items.recv() => self.take(item)?,
+                    () = sleep_until(self.wake_at()) => self.tend_if_due(),
+                    () = sleep_until(deadline) => break None,
+                    () = stop.cancelled(), if stopping.is_none() => {}
+                }
+                heartbeat.beat();
+            };
+            heartbeat.beat();
+            match polled {
+                None if stopping.is_some() => {
+                    tracing::warn!("broker did not take our leave in time");
+                    return Ok(None);
+                }
+                None => {
+                    tracing::warn!("broker was silent for too long");
+                    return Ok(Some(Cause::Remote));
+                }
+                Some(Err(error)) => {
+                    if stopping.is_some() {
+                        return Ok(None);
+                    }
+                    let cause = classify(&error);
+                    tracing::warn!(reason = %error, ?cause, "broker connection ended");
+                    return Ok(Some(cause));
+                }
+                Some(Ok(Event::Incoming(Packet::ConnAck(ack)))) => {
+                    let Some(client) = client.take() else { return Ok(Some(Cause::Remote)) };
+                    if !self.accepted(client, &ack) {
+                        return Ok(Some(Cause::Remote));
+                    }
+                }
+                Some(Ok(Event::Outgoing(Outgoing::Disconnect))) => return Ok(None),
+                Some(Ok(Event::Outgoing(Outgoing::AwaitAck(_)))) => {
+                    tracing::error!("packet ids collided; the connection is thrown away");
+                    return Ok(Some(Cause::Local));
+                }
+                Some(Ok(event)) => {
+                    if let Some(cause) = self.event(event) {
+                        return Ok(Some(cause));
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Option<Cause> {
+        match event {
+            Event::Outgoing(Outgoing::Publish(packet)) => {
+                let up = self.up.as_mut()?;
+                match up.submitted.pop_front() {
+                    Some(Sent::Once) => {}
+                    Some(sent) => {
+                        up.inflight.insert(packet, sent);
+                    }
+                    None => tracing::error!(packet, "a publish went out that nobody submitted"),
+                }
+                None
+            }
+            Event::Incoming(Packet::PubAck(ack)) => {
+                let sent = self.up.as_mut()?.inflight.remove(&ack.pkid);
+                self.broker_acknowledged(sent, ack.reason);
+                None
+            }
+            Event::Incoming(Packet::SubAck(ack)) => {
+                let refused = ack.return_codes.iter().any(|code| !matches!(code, SubscribeReasonCode::Success(_)));
+                if refused {
+                    tracing::error!(codes = ?ack.return_codes, "broker refused a subscription: check its access rules");
+                    self.say_acl("subscribe");
+                }
+                None
+            }
+            Event::Incoming(Packet::Publish(publish)) => {
+                let read = inbound::read(&self.config.fleet, &self.config.box_id, &publish.topic, &publish.payload);
+                self.obey(read);
+                None
+            }
+            Event::Incoming(Packet::Disconnect(disconnect)) => {
+                tracing::warn!(reason = ?disconnect.reason_code, "broker said goodbye");
+                Some(Cause::Remote)
+            }
+            Event::Incoming(_) | Event::Outgoing(_) => None,
+        }
+    }
+
+    /// CONNACK: subscribe once, then tell who we are. False when the broker asks for the impossible.
+    fn accepted(&mut self, client: AsyncClient, ack: &ConnAck) -> bool {
+        let properties = ack.properties.as_ref();
+        if properties.and_then(|properties| properties.server_keep_alive) == Some(0) {
+            tracing::error!("broker asks for a keepalive of zero");
+            return false;
+        }
+        let receive_max = properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
+        let window = (usize::from(receive_max) * 3 / 4).clamp(1, WINDOW);
+        let filters = box_filters(&self.config.fleet, &self.config.box_id, &self.config.ring).into_iter().map(|path| {
+            Filter { retain_forward_rule: RetainForwardRule::OnEverySubscribe, ..Filter::new(path, QoS::AtLeastOnce) }
+        });
+        if let Err(error) = client.try_subscribe_many(filters) {
+            tracing::error!(%error, "subscription could not be queued");
+            return false;
+        }
+        let now = self.since_start();
+        self.backoff.connected(now);
+        self.connections += 1;
+        self.acl_said = false;
+        self.outbox.born();
+        self.progress = (Instant::now(), self.outbox.unacknowledged().1);
+        self.up =
+            Some(Up { client, window, submitted: VecDeque::new(), inflight: BTreeMap::new(), farewell: Farewell::No });
+        let why = if self.connections == 1 { Why::Boot } else { Why::Reconnect };
+        tracing::info!(connection = self.identity.life().n, "connected to the broker");
+        self.birth(why);
+        self.publish_view();
+        true
+    }
+
+    fn birth(&mut self, why: Why) {
+        let state = self.state(true, why);
+        self.submit_retained(&state, Sent::Birth);
+        let (hw, caps) = self.info.clone();
+        let info = Info {
+            v: 1,
+            life: self.identity.life(),
+            t: clock::stamp().t,
+            fw: env!("CARGO_PKG_VERSION").to_owned(),
+            reg: registry::registry_hash(),
+            hw,
+            caps,
+        };
+        let topic = Topic::of_box(&self.config.fleet, &self.config.box_id, Leaf::Info).to_string();
+        let payload = serde_json::to_vec(&info).unwrap_or_default();
+        self.submit(topic, payload, QoS::AtLeastOnce, false, Some(3600), Sent::Birth);
+    }
+
+    fn state(&self, on: bool, why: Why) -> State {
+        let living = |value| if on { Some(value) } else { None };
+        State {
+            v: 1,
+            on,
+            life: self.identity.life(),
+            t: clock::stamp().t,
+            hb: living(self.config.periods.heartbeat_s),
+            ka: living(self.config.link.keepalive_s),
+            why,
+            fw: on.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+            ring: on.then(|| self.config.ring.to_string()),
+            mode: on.then(|| *self.mode.borrow()),
+        }
+    }
+
+    fn submit_retained(&mut self, state: &State, sent: Sent) {
+        let topic = Topic::of_box(&self.config.fleet, &self.config.box_id, Leaf::State).to_string();
+        let payload = serde_json::to_vec(state).unwrap_or_default();
+        self.submit(topic, payload, QoS::AtLeastOnce, true, None, sent);
+    }
+
+    /// Queue one publish; false when the client's queue is full, in which case nothing was taken.
+    fn submit(
+        &mut self,
+        topic: String,
+        payload: Vec<u8>,
+        qos: QoS,
+        retain: bool,
+        expiry: Option<u32>,
+        sent: Sent,
+    ) -> bool {
+        let Some(up) = &mut self.up else { return false };
+        let properties = PublishProperties {
+            payload_format_indicator: Some(1),
+            message_expiry_interval: expiry,
+            content_type: Some("application/json".to_owned()),
+            ..PublishProperties::default()
+        };
+        match up.client.try_publish_with_properties(topic, qos, retain, payload, properties) {
+            Ok(()) => {
+                up.submitted.push_back(sent);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "publish could not be queued");
+                false
+            }
+        }
+    }
+
+    /// Fill the window: durable records in drain order, then live telemetry.
+    fn pump(&mut self) -> Result<(), LinkError> {
+        self.refill();
+        let grave_only = self.absent_since.is_some_and(|since| since.elapsed() >= ABSENT_AFTER);
+        loop {
+            let Some(up) = &self.up else { return Ok(()) };
+            let busy = up.submitted.len() + up.inflight.len();
+            if busy >= up.window || up.submitted.len() >= WINDOW || self.tokens == 0 || up.farewell != Farewell::No {
+                return Ok(());
+            }
+            let life = self.identity.life();
+            let outgoing = match self.outbox.next_durable(&life, grave_only) {
+                Ok(Some(outgoing)) => Some(outgoing),
+                Ok(None) => self.outbox.next_live(&life, grave_only),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(outbox::Outgoing { topic, payload, record, expiry }) = outgoing else { return Ok(()) };
+            let (qos, sent) = match record {
+                Some((class, q)) => (QoS::AtLeastOnce, Sent::Record(class, q)),
+                None => (QoS::AtMostOnce, Sent::Once),
+            };
+            self.tokens -= 1;
+            if !self.submit(topic, payload, qos, false, expiry, sent) {
+                // It stays in the spool; the resend timer brings it back.
+                return Ok(());
+            }
+        }
+    }
+
+    fn broker_acknowledged(&mut self, sent: Option<Sent>, reason: PubAckReason) {
+        match reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {}
+            PubAckReason::NotAuthorized => {
+                tracing::error!(?sent, "broker refused a publish: check its access rules");
+                self.say_acl("publish");
+            }
+            other => tracing::warn!(?sent, reason = ?other, "broker refused a publish"),
+        }
+        if sent == Some(Sent::Farewell)
+            && let Some(up) = &mut self.up
+            && up.client.try_disconnect().is_ok()
+        {
+            up.farewell = Farewell::Disconnecting;
+        }
+    }
+
+    fn obey(&mut self, inbound: Inbound) {
+        match inbound {
+            Inbound::Ack(ack) if ack.e == self.identity.life().e => {
+                self.outbox.acknowledge(&ack);
+                let (_, acked) = self.outbox.unacknowledged();
+                if acked > self.progress.1 {
+                    self.progress = (Instant::now(), acked);
+                }
+                self.absent_since = None;
+                self.publish_view();
+            }
+            Inbound::Ack(_) => tracing::debug!("acknowledgement of another epoch was ignored"),
+            Inbound::Rebirth => {
+                let every = Duration::from_secs(self.config.link.rebirth_s.into());
+                if self.reborn_at.is_some_and(|at| at.elapsed() < every) {
+                    return;
+                }
+                self.reborn_at = Some(Instant::now());
+                tracing::info!("controller asked for a rebirth");
+                self.birth(Why::Reconnect);
+                self.outbox.rewind();
+            }
+            Inbound::Controller(ctl) => self.controller(&ctl),
+            Inbound::Ignored => {}
+            Inbound::Refused(reason) => {
+                self.refused += 1;
+                if self.refused_at.is_none_or(|at| at.elapsed() > Duration::from_secs(600)) {
+                    self.refused_at = Some(Instant::now());
+                    tracing::warn!(reason, refused = self.refused, "message from outside was refused");
+                }
+            }
+        }
+    }
+
+    /// A controller that connected anew may have missed what we sent meanwhile: send again, spread over the window.
+    fn controller(&mut self, ctl: &Ctl) {
+        if let Some(window) = ctl.w
+            && let Err(error) = self.identity.keep_window(window)
+        {
+            tracing::warn!(%error, "reconnect window could not be kept");
+        }
+        let before = self.controllers.insert(ctl.srv.clone(), (ctl.on, ctl.n));
+        while self.controllers.len() > 8 {
+            self.controllers.pop_first();
+        }
+        if self.controllers.values().any(|(on, _)| *on) {
+            self.absent_since = None;
+        } else if self.absent_since.is_none() {
+            self.absent_since = Some(Instant::now());
+        }
+        if ctl.on && before.is_some_and(|(_, n)| n != ctl.n) {
+            use rand::Rng as _;
+            let spread = self.policy().window.mul_f64(self.chance.gen_range(0.0..1.0));
+            self.rewind_at = Some(Instant::now() + spread);
+        }
+    }
+
+    fn say_farewell(&mut self) {
+        if let Some(up) = &mut self.up {
+            up.farewell = Farewell::Said;
+        }
+        let state = self.state(false, Why::Shutdown);
+        self.submit_retained(&state, Sent::Farewell);
+    }
+
+    fn say_acl(&mut self, what: &str) {
+        if std::mem::replace(&mut self.acl_said, true) {
+            return;
+        }
+        let body = EventBody { inst: Some(what.to_owned()), ..EventBody::new(id::MQTT_ACL, Op::Occur, Severity::Err) };
+        let item = Item { stamp: clock::stamp(), content: Content::Event(body) };
+        self.outbox.take(self.identity.life().b, item, Instant::now());
+    }
+
+    fn take(&mut self, item: Option<Item>) -> Result<(), LinkError> {
+        let item = item.ok_or(LinkError::CollectorGone)?;
+        let boot = self.identity.life().b;
+        // Syncs to disk take milliseconds; other tasks of this thread may run elsewhere meanwhile.
+        tokio::task::block_in_place(|| self.outbox.take(boot, item, Instant::now()));
+        self.publish_view();
+        Ok(())
+    }
+
+    fn tend(&mut self) {
+        let now = Instant::now();
+        let boot = self.identity.life().b;
+        tokio::task::block_in_place(|| self.outbox.tend(boot, now));
+        if self.rewind_at.is_some_and(|at| now >= at) {
+            self.rewind_at = None;
+            self.outbox.rewind();
+        }
+        let (open, acked) = self.outbox.unacknowledged();
+        let resend = Duration::from_secs(self.config.link.resend_s.into());
+        if !open || acked > self.progress.1 {
+            self.progress = (now, acked);
+        } else if now.duration_since(self.progress.0) >= resend {
+            tracing::info!("nothing was acknowledged for long; sending again");
+            self.progress = (now, acked);
+            self.outbox.rewind();
+        }
+        self.publish_view();
+    }
+
+    fn refill(&mut self) {
+        let now = Instant::now();
+        let earned =
+            u32::try_from(now.duration_since(self.refilled).as_millis()).unwrap_or(u32::MAX).saturating_mul(RATE)
+                / 1000;
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned).min(RATE);
+            self.refilled = now;
+        }
+    }
+
+    /// When the loop must wake by itself: at the next token when the rate holds us, else when the spool wants tending.
+    fn wake_at(&self) -> Instant {
+        if self.tokens > 0 {
+            return self.tend_at;
+        }
+        self.tend_at.min(self.refilled + Duration::from_millis(u64::from(1000 / RATE) + 1))
+    }
+
+    fn tend_if_due(&mut self) {
+        if Instant::now() >= self.tend_at {
+            self.tend_at = Instant::now() + TEND;
+            self.tend();
+        }
+    }
+
+    fn publish_view(&self) {
+        let view = LinkView {
+            connections: self.connections,
+            spool_percent: self.outbox.fill_percent(),
+            ledger_percent: self.outbox.ledger_fill_percent(),
+        };
+        self.view.send_if_modified(|old| std::mem::replace(old, view) != view);
+    }
+
+    fn policy(&self) -> Policy {
+        let seconds = |s: u32| Duration::from_secs(s.into());
+        let link = &self.config.link;
+        Policy {
+            window: seconds(self.identity.window_s().unwrap_or(link.window_s)),
+            base: seconds(link.base_s),
+            cap: seconds(link.cap_s),
+        }
+    }
+
+    fn options(&self) -> MqttOptions {
+        let broker = self.config.brokers.get(self.broker).or(self.config.brokers.first());
+        let (host, port) = broker.map_or(("localhost", 8883), |broker| (broker.host.as_str(), broker.port));
+        let mut options = MqttOptions::new(self.config.box_id.as_str(), host, port);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        let will = self.state(false, Why::Will);
+        let will = State { t: None, ..will };
+        let topic = Topic::of_box(&self.config.fleet, &self.config.box_id, Leaf::State).to_string();
+        let will = LastWill::new(topic, serde_json::to_vec(&will).unwrap_or_default(), QoS::AtLeastOnce, true, None);
+        options
+            .set_clean_start(true)
+            .set_keep_alive(Duration::from_secs(self.config.link.keepalive_s.into()))
+            .set_connection_timeout(CONNECT_TIMEOUT_S)
+            .set_outgoing_inflight_upper_limit(INFLIGHT_LIMIT)
+            .set_connect_properties(connect_properties())
+            .set_network_options(network)
+            .set_last_will(will)
+            .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&self.tls))));
+        options
+    }
+
+    fn since_start(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The stop was said, or nobody is there to hear it: keep what the collector still had, note the clean end.
+    fn ended(mut self, items: &mut mpsc::Receiver<Item>) -> Result<(), LinkError> {
+        while let Ok(item) = items.try_recv() {
+            self.take(Some(item))?;
+        }
+        self.tend();
+        self.identity.stopped_cleanly()?;
+        Ok(())
+    }
+}
+
+fn connect_properties() -> ConnectProperties {
+    let mut properties = ConnectProperties::new();
+    properties.session_expiry_interval = Some(0);
+    properties.receive_maximum = Some(16);
+    // Also lifts the client's own cap of 10 KiB on what it receives.
+    properties.max_packet_size = Some(65_536);
+    properties.topic_alias_max = Some(0);
+    properties.request_problem_info = Some(1);
+    properties.user_properties =
+        vec![("agent".to_owned(), env!("CARGO_PKG_VERSION").to_owned()), ("reg".to_owned(), registry::registry_hash())];
+    properties
+}
+
+/// Whose fault the end of a connection was.
+fn classify(error: &ConnectionError) -> Cause {
+    use std::io::ErrorKind;
+    match error {
+        ConnectionError::ConnectionRefused(code) => match code {
+            ConnectReturnCode::NotAuthorized
+            | ConnectReturnCode::BadUserNamePassword
+            | ConnectReturnCode::Banned
+            | ConnectReturnCode::ClientIdentifierNotValid => Cause::Auth,
+            _ => Cause::Remote,
+        },
+        ConnectionError::Tls(rumqttc::v5::TlsError::TLS(error)) => of_tls(error),
+        ConnectionError::Io(error)
+        | ConnectionError::Tls(rumqttc::v5::TlsError::Io(error))
+        | ConnectionError::MqttState(rumqttc::v5::StateError::Io(error)) => {
+            if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return of_tls(tls);
+            }
+            match error.kind() {
+                ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable => {
+                    Cause::Local
+                }
+                _ => Cause::Remote,
+            }
+        }
+        _ => Cause::Remote,
+    }
+}
+
+fn of_tls(error: &rustls::Error) -> Cause {
+    use rustls::{AlertDescription as Alert, Error};
+    match error {
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Cause::Auth,
+        Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+        ) => Cause::Auth,
+        _ => Cause::Remote,
+    }
+}
