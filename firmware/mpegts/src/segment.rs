@@ -227,7 +227,8 @@ mod tests {
                 VideoUnit { pts: at, dts: at, keyframe: n % 25 == 0, data: if n % 25 == 0 { &key } else { &other } }
             })
             .collect();
-        let packets = (0..200i64).map(|n| AudioPacket { pts: Some(Ticks(start + n * 1800)), data: vec![n as u8; 30] });
+        let packets =
+            (0..200u8).map(|n| AudioPacket { pts: Some(Ticks(start + i64::from(n) * 1800)), data: vec![n; 30] });
         let info = AudioInfo { stream_type: 0x0f, stream_id: 0xc0, descriptors: vec![] };
         mux(VideoCodec::H264, &units, Some(&AudioTrack { info, packets: packets.collect() }), "")
     }

@@ -84,6 +84,7 @@ proptest! {
     }
 }
 
+#[expect(clippy::unwrap_used, reason = "a test may stop where it is")]
 fn build(pictures: &[(bool, Vec<u8>)], start: i64, sound: &[Vec<u8>]) -> Vec<u8> {
     let units: Vec<VideoUnit<'_>> = pictures
         .iter()

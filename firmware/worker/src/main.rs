@@ -1,2 +1,44 @@
-//! millrace-worker: decode a segment once, encode its renditions
-fn main() {}
+//! millrace-worker: decode a segment once, encode its renditions.
+//!
+//! Started by the node with a channel on descriptor 3, never by hand. Walk 4, step 2.
+use std::process::ExitCode;
+
+use worker::{Ended, Tuning};
+
+/// Sysexits: the channel or the jail, something missing, a fault of ours, the command line.
+const UNAVAILABLE: u8 = 69;
+const SOFTWARE: u8 = 70;
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    // A panic costs the worker, at once and whole: whatever a hostile segment reached is gone with it.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ended) => {
+            eprintln!("millrace-worker: {ended}");
+            ExitCode::from(match ended {
+                Ended::Setting(_) | Ended::Argument(_) => USAGE,
+                Ended::Unfit(_) | Ended::Channel(_) => UNAVAILABLE,
+                Ended::Jail(_) | Ended::Lockdown(_) => SOFTWARE,
+            })
+        }
+    }
+}
+
+/// `--scan` writes the plugin registry named by `GST_REGISTRY` and ends: done once after plugins change, so
+/// that no worker has to look through all of them. The bench may change the encoder's settings:
+/// `--x264 preset=veryfast,bframes=3,keyint=60,threads=0`.
+fn start() -> Result<(), Ended> {
+    let mut args = std::env::args().skip(1);
+    match (args.next().as_deref(), args.next()) {
+        (Some("--scan"), None) => worker::scan(),
+        (Some("--x264"), Some(settings)) => worker::run(&settings.parse()?),
+        (None, None) => worker::run(&Tuning::default()),
+        (other, _) => Err(Ended::Argument(other.unwrap_or_default().to_owned())),
+    }
+}

@@ -1,0 +1,182 @@
+//! One rendition's encoder: the software recipe, and the coded pictures that come out of it.
+//!
+//! *Source:* media.md §1.2 and §2.5: constant bit rate with a buffer of one second, closed GOPs, an IDR with
+//! its parameter sets first, no B-frames unless the profile is Main or High.
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
+use livepeer::profile::{CodecProfile, Gop, Profile};
+use mpegts::Ticks;
+use mpegts::clock::PER_SECOND;
+
+use crate::engine::Tuning;
+use crate::stage::{Error, Output, Stage};
+use crate::time::{clock_of, ticks_of};
+
+/// B-frames between two others where the profile asks for them.
+const PROFILE_BFRAMES: u32 = 3;
+
+/// One coded picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Coded {
+    /// When it is shown.
+    pub(crate) pts: Ticks,
+    /// Can a decoder start here?
+    pub(crate) keyframe: bool,
+    /// NAL units with start codes.
+    pub(crate) data: Vec<u8>,
+}
+
+/// What an encoder must know before it starts.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// Format, size, pixel shape and colours of the frames.
+    pub(crate) frames: gst_video::VideoInfo,
+    /// Does the source name its colours? If not, neither does the rendition.
+    pub(crate) tagged: bool,
+    /// Frames per second that rate control counts with.
+    pub(crate) rate: (u32, u32),
+    /// Are the frames not evenly spaced?
+    pub(crate) uneven: bool,
+    /// Threads it may use.
+    pub(crate) threads: u32,
+}
+
+/// A running encoder.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    stage: Stage,
+    /// A key frame is due at this time, and then again after this long.
+    gop: Option<(Ticks, Ticks)>,
+    origin: Ticks,
+    coded: Vec<Coded>,
+    bytes: u64,
+}
+
+impl Encoder {
+    /// Starts an encoder for frames from `first` on.
+    pub(crate) fn start(profile: &Profile, setup: &Setup, tuning: &Tuning, first: Ticks) -> Result<Self, Error> {
+        // The grid of a fixed rate may put the first frame a little before its own time.
+        let origin = first - Ticks(PER_SECOND);
+        let rate = gst::Fraction::new(to_i32(setup.rate.0), to_i32(setup.rate.1));
+        let refused = |what, detail: String| Error::Refused { element: "x264enc", what, detail };
+        let info = gst_video::VideoInfo::builder_from_info(&setup.frames)
+            .fps(rate)
+            .build()
+            .map_err(|e| refused("its frame rate", e.to_string()))?;
+        let input = info.to_caps().map_err(|e| refused("its format", e.to_string()))?;
+        let mut wanted =
+            gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au");
+        if let Some(name) = profile_name(profile.codec_profile) {
+            wanted = wanted.field("profile", name);
+        }
+        let configure = |element: &gst::Element| configure(element, profile, setup, tuning);
+        let stage = Stage::start("x264enc", configure, &input, &wanted.build())?;
+        let gop = match (profile.gop, profile.fps) {
+            (Gop::Millis(millis), None) => {
+                let every = Ticks::from_millis(u64::from(millis.max(1)));
+                Some((first + every, every))
+            }
+            _ => None,
+        };
+        Ok(Self { stage, gop, origin, coded: Vec::new(), bytes: 0 })
+    }
+
+    /// Encodes one frame.
+    pub(crate) fn push(&mut self, frame: &gst::Buffer, at: Ticks) -> Result<(), Error> {
+        let pts = clock_of(at - self.origin);
+        let mut frame = frame.clone();
+        {
+            // The picture is shared with other renditions; only its description is copied.
+            let frame = frame.make_mut();
+            frame.set_pts(pts);
+            frame.set_dts(None);
+            frame.set_duration(None);
+        }
+        if let Some((due, every)) = &mut self.gop
+            && at >= *due
+        {
+            *due = at + *every;
+            let event = gst_video::UpstreamForceKeyUnitEvent::builder().running_time(pts).all_headers(true).build();
+            self.stage.ask(event);
+        }
+        self.stage.push(frame)?;
+        self.collect();
+        Ok(())
+    }
+
+    /// Bytes encoded so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the last pictures out.
+    pub(crate) fn finish(mut self) -> Result<Vec<Coded>, Error> {
+        self.stage.finish()?;
+        self.collect();
+        Ok(self.coded)
+    }
+
+    fn collect(&mut self) {
+        while let Some(output) = self.stage.take() {
+            let Output::Buffer(buffer, Some(at)) = output else { continue };
+            let Ok(map) = buffer.map_readable() else { continue };
+            self.bytes += map.len() as u64;
+            self.coded.push(Coded {
+                pts: self.origin + ticks_of(at),
+                keyframe: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT),
+                data: map.to_vec(),
+            });
+        }
+    }
+}
+
+fn configure(element: &gst::Element, profile: &Profile, setup: &Setup, tuning: &Tuning) {
+    element.set_property_from_str("speed-preset", &tuning.preset);
+    let kilobits = (profile.bitrate.0 / 1000).clamp(1, 2_048_000);
+    element.set_property("bitrate", kilobits);
+    element.set_property("vbv-buf-capacity", 1000u32);
+    if profile.quality > 0 {
+        element.set_property_from_str("pass", "qual");
+        element.set_property("quantizer", profile.quality.min(50));
+    } else {
+        element.set_property_from_str("pass", "cbr");
+    }
+    // The element has limits of its own for the quantiser; the encoder's are wider.
+    element.set_property("qp-min", 0u32);
+    element.set_property("insert-vui", setup.tagged);
+    element.set_property("aud", true);
+    element.set_property("threads", setup.threads);
+    let bframes = tuning.bframes.unwrap_or(match profile.codec_profile {
+        CodecProfile::H264Main | CodecProfile::H264High => PROFILE_BFRAMES,
+        CodecProfile::EncoderDefault | CodecProfile::H264Baseline | CodecProfile::H264ConstrainedHigh => 0,
+    });
+    element.set_property("bframes", bframes);
+    let key_int = tuning.key_int.or(match (profile.gop, profile.fps) {
+        (Gop::Intra, _) => Some(1),
+        (Gop::Millis(millis), Some(fps)) => {
+            let frames = u64::from(millis) * u64::from(fps.num) / (u64::from(fps.den.max(1)) * 1000);
+            Some(u32::try_from(frames.max(1)).unwrap_or(u32::MAX).min(1 << 20))
+        }
+        _ => None,
+    });
+    if let Some(key_int) = key_int {
+        element.set_property("key-int-max", key_int);
+    }
+    if setup.uneven {
+        element.set_property("option-string", "force-cfr=0");
+    }
+}
+
+fn profile_name(profile: CodecProfile) -> Option<&'static str> {
+    match profile {
+        CodecProfile::EncoderDefault => None,
+        CodecProfile::H264Baseline => Some("baseline"),
+        CodecProfile::H264Main => Some("main"),
+        CodecProfile::H264High | CodecProfile::H264ConstrainedHigh => Some("high"),
+    }
+}
+
+fn to_i32(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}

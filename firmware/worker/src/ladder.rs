@@ -1,0 +1,260 @@
+//! The ladder: every rendition has a thread that takes the next larger picture, scales it, passes it on and
+//! encodes it. Queues between the threads are short, so that memory does not grow with the segment.
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+use livepeer::profile::{Profile, output_size};
+use mpegts::Ticks;
+use sandbox::message::{Job, JobError};
+
+use crate::decode::Frame;
+use crate::encode::{Coded, Encoder, Setup};
+use crate::engine::Tuning;
+use crate::pipeline::Failure;
+use crate::resample::{Resampler, Runaway};
+use crate::scale::{Scaler, planar};
+use crate::source::Source;
+
+/// Frames that may wait between two threads: enough to ride out an encoder's hiccups, 11 MB at 720p.
+const QUEUE: usize = 8;
+
+/// What a rendition got out of one ladder.
+#[derive(Debug)]
+pub(crate) struct Climbed {
+    pub(crate) size: (u32, u32),
+    pub(crate) coded: Vec<Coded>,
+}
+
+/// What goes from a thread to the next.
+#[derive(Debug, Clone)]
+enum Step {
+    Frame(Frame),
+    /// The first moment after the last frame.
+    End(Ticks),
+}
+
+/// Running threads, fed with frames of one size.
+#[derive(Debug)]
+pub(crate) struct Ladder {
+    feeds: Vec<SyncSender<Step>>,
+    /// In the order of the job's profiles.
+    threads: Vec<JoinHandle<Result<Climbed, Failure>>>,
+}
+
+/// What stays the same for all rungs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conditions<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) source: &'a Source,
+    pub(crate) tuning: &'a Tuning,
+    /// Moves every time stamp of the output.
+    pub(crate) shift: Ticks,
+    pub(crate) give_up: Instant,
+    pub(crate) coded: u64,
+}
+
+impl Ladder {
+    /// Builds the threads for frames of this format.
+    pub(crate) fn start(
+        info: &gst_video::VideoInfo,
+        conditions: &Conditions<'_>,
+        origin: Ticks,
+    ) -> Result<Self, Failure> {
+        let profiles = &conditions.job.profiles;
+        let sizes: Vec<(u32, u32)> =
+            profiles.iter().map(|p| output_size((info.width(), info.height()), (p.width, p.height), p.codec)).collect();
+        let mut order: Vec<usize> = (0..profiles.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(sizes.get(i).map(|s| u64::from(s.0) * u64::from(s.1))));
+        let parents = parents(&sizes, &order, (info.width(), info.height()));
+        let mut feeds = Vec::new();
+        let mut children: Vec<Vec<SyncSender<Step>>> = vec![Vec::new(); profiles.len()];
+        let mut rungs: Vec<Option<Rung>> = (0..profiles.len()).map(|_| None).collect();
+        let mut infos: Vec<Option<gst_video::VideoInfo>> = vec![None; profiles.len()];
+        for (rank, &index) in order.iter().enumerate() {
+            let (Some(profile), Some(&size)) = (profiles.get(index), sizes.get(index)) else { continue };
+            let unconvertible = |e| Failure::new(JobError::UnsupportedPixelFormat, format!("{}: {e}", info.format()));
+            let output = planar(info, size).map_err(unconvertible)?;
+            let parent = parents.get(index).copied().flatten();
+            let above = parent.and_then(|p| infos.get(p).cloned().flatten()).unwrap_or_else(|| info.clone());
+            let scaler = Scaler::between(&above, &output).map_err(unconvertible)?;
+            let (feed, frames) = sync_channel(QUEUE);
+            match parent.and_then(|p| children.get_mut(p)) {
+                Some(siblings) => siblings.push(feed),
+                None => feeds.push(feed),
+            }
+            if let (Some(slot), Some(rung)) = (infos.get_mut(index), rungs.get_mut(index)) {
+                *slot = Some(output.clone());
+                *rung = Some(Rung::new(conditions, profile, rank, scaler, output, frames, origin));
+            }
+        }
+        let mut threads = Vec::new();
+        for (rung, below) in rungs.into_iter().flatten().zip(children) {
+            let named = std::thread::Builder::new().name(format!("rung-{}", rung.size.1));
+            threads.push(
+                named.spawn(move || rung.climb(&below)).map_err(|e| Failure::new(JobError::Internal, e.to_string()))?,
+            );
+        }
+        Ok(Self { feeds, threads })
+    }
+
+    /// Hands a frame to the renditions that are made from it. False when one of them has given up.
+    pub(crate) fn push(&self, frame: &Frame) -> bool {
+        self.feeds.iter().all(|feed| feed.send(Step::Frame(frame.clone())).is_ok())
+    }
+
+    /// Ends the ladder at `end` and collects its renditions, in the order of the profiles.
+    pub(crate) fn finish(self, end: Ticks) -> Result<Vec<Climbed>, Failure> {
+        for feed in self.feeds {
+            // Whoever has given up says why below.
+            let _ = feed.send(Step::End(end));
+        }
+        let panicked = || Failure::new(JobError::Internal, "a rendition's thread panicked");
+        let results: Vec<_> = self.threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).collect();
+        // A rung that stopped because another one did is not the cause.
+        let cause = results.iter().position(|r| matches!(r, Err(f) if !f.is_echo()));
+        let echo = results.iter().position(Result::is_err);
+        match cause.or(echo) {
+            Some(index) => Err(results.into_iter().nth(index).and_then(Result::err).unwrap_or_else(panicked)),
+            None => Ok(results.into_iter().flatten().collect()),
+        }
+    }
+}
+
+/// From which rendition each one is scaled: the smallest that is at least as large on both sides, if it is
+/// not larger than the source; otherwise from the source.
+fn parents(sizes: &[(u32, u32)], order: &[usize], source: (u32, u32)) -> Vec<Option<usize>> {
+    let mut parents = vec![None; sizes.len()];
+    for (rank, &index) in order.iter().enumerate() {
+        let Some(&(w, h)) = sizes.get(index) else { continue };
+        let fits = |&&candidate: &&usize| {
+            sizes.get(candidate).is_some_and(|&(cw, ch)| cw >= w && ch >= h && cw <= source.0 && ch <= source.1)
+        };
+        let above = order.get(..rank).unwrap_or_default();
+        if let Some(slot) = parents.get_mut(index) {
+            *slot = above.iter().rev().find(fits).copied();
+        }
+    }
+    parents
+}
+
+/// One rendition's part of the ladder.
+struct Rung {
+    profile: Profile,
+    setup: Setup,
+    tuning: Tuning,
+    size: (u32, u32),
+    scaler: Option<Scaler>,
+    frames: Receiver<Step>,
+    resampler: Resampler<gst::Buffer>,
+    origin: Ticks,
+    shift: Ticks,
+    give_up: Instant,
+    max_bytes: u64,
+}
+
+/// Why a rung stopped in the middle.
+enum Stop {
+    Runaway,
+    Encoder(crate::stage::Error),
+    TooLarge,
+}
+
+impl From<Runaway> for Stop {
+    fn from(_: Runaway) -> Self {
+        Self::Runaway
+    }
+}
+
+impl Rung {
+    fn new(
+        conditions: &Conditions<'_>,
+        profile: &Profile,
+        rank: usize,
+        scaler: Option<Scaler>,
+        output: gst_video::VideoInfo,
+        frames: Receiver<Step>,
+        origin: Ticks,
+    ) -> Self {
+        let source = conditions.source;
+        let setup = Setup {
+            tagged: source.tagged,
+            rate: profile.fps.map_or_else(|| source.rate(), |fps| (fps.num, fps.den.max(1))),
+            uneven: profile.fps.is_none() && source.uneven,
+            threads: conditions.tuning.threads_for(rank, conditions.job.threads),
+            frames: output,
+        };
+        Self {
+            size: (setup.frames.width(), setup.frames.height()),
+            profile: profile.clone(),
+            setup,
+            tuning: conditions.tuning.clone(),
+            scaler,
+            frames,
+            resampler: Resampler::new(profile.fps, conditions.coded),
+            origin,
+            shift: conditions.shift,
+            give_up: conditions.give_up,
+            max_bytes: conditions.job.limits.max_output_bytes,
+        }
+    }
+
+    fn climb(mut self, below: &[SyncSender<Step>]) -> Result<Climbed, Failure> {
+        let first = self.origin + self.shift;
+        let mut encoder =
+            Encoder::start(&self.profile, &self.setup, &self.tuning, first).map_err(|e| self.fault(&e))?;
+        loop {
+            let step = self.frames.recv().map_err(|_| Failure::echo())?;
+            if Instant::now() >= self.give_up {
+                return Err(Failure::new(JobError::Timeout, "encoding took too long"));
+            }
+            match step {
+                Step::Frame(frame) => {
+                    let picture = match &self.scaler {
+                        Some(scaler) => {
+                            scaler.scale(&frame.picture).map_err(|e| Failure::new(JobError::Internal, e.to_string()))?
+                        }
+                        None => frame.picture,
+                    };
+                    for feed in below {
+                        let passed = Step::Frame(Frame { picture: picture.clone(), at: frame.at });
+                        feed.send(passed).map_err(|_| Failure::echo())?;
+                    }
+                    let (max, shift) = (self.max_bytes, self.shift);
+                    let done =
+                        self.resampler.push(frame.at, picture, |at, p| encode(&mut encoder, &p, at + shift, max));
+                    done.map_err(|stop| self.stopped(stop))?;
+                }
+                Step::End(end) => {
+                    for feed in below {
+                        feed.send(Step::End(end)).map_err(|_| Failure::echo())?;
+                    }
+                    let (max, shift) = (self.max_bytes, self.shift);
+                    let done = self.resampler.finish(end, |at, p| encode(&mut encoder, &p, at + shift, max));
+                    done.map_err(|stop| self.stopped(stop))?;
+                    let coded = encoder.finish().map_err(|e| self.fault(&e))?;
+                    return Ok(Climbed { size: self.size, coded });
+                }
+            }
+        }
+    }
+
+    fn fault(&self, e: &crate::stage::Error) -> Failure {
+        Failure::new(JobError::Internal, format!("{}: {e}", self.profile.name))
+    }
+
+    fn stopped(&self, stop: Stop) -> Failure {
+        match stop {
+            Stop::Runaway => Failure::new(JobError::Runaway, self.profile.name.clone()),
+            Stop::Encoder(e) => self.fault(&e),
+            Stop::TooLarge => Failure::new(JobError::OutputTooLarge, self.profile.name.clone()),
+        }
+    }
+}
+
+fn encode(encoder: &mut Encoder, picture: &gst::Buffer, at: Ticks, max_bytes: u64) -> Result<(), Stop> {
+    encoder.push(picture, at).map_err(Stop::Encoder)?;
+    if encoder.bytes() > max_bytes { Err(Stop::TooLarge) } else { Ok(()) }
+}

@@ -1,0 +1,26 @@
+//! The media engine of `millrace-worker`: a segment is decoded once, every rendition scaled and encoded, the
+//! sound put back untouched.
+//!
+//! Walk 1, steps 7 to 9; walk 4, steps 2 to 4. The library is what the program and its tests share.
+#![forbid(unsafe_code)]
+
+mod container;
+mod decode;
+mod encode;
+mod engine;
+mod ladder;
+mod output;
+mod pipeline;
+mod probe;
+mod resample;
+mod scale;
+mod serve;
+mod source;
+mod stage;
+mod time;
+mod usage;
+
+pub use engine::{Tuning, UnknownSetting};
+pub use pipeline::{Failure, Output, transcode};
+pub use probe::{Findings, Unfit, probe};
+pub use serve::{Ended, run, scan};

@@ -1,0 +1,65 @@
+//! Wrapping a rendition: its coded pictures, and the source's sound as it was found.
+use livepeer::profile::Container;
+use mpegts::{AudioTrack, Ticks, VideoCodec, VideoUnit, mux};
+use sandbox::message::JobError;
+
+use crate::ladder::Climbed;
+use crate::pipeline::Failure;
+
+/// Writes a rendition's file.
+pub(crate) fn write(
+    container: Container,
+    parts: &[Climbed],
+    audio: Option<&AudioTrack>,
+    service_provider: &str,
+    step: Ticks,
+) -> Result<Vec<u8>, Failure> {
+    let coded: Vec<_> = parts.iter().flat_map(|p| &p.coded).collect();
+    let shown: Vec<Ticks> = coded.iter().map(|c| c.pts).collect();
+    let units: Vec<VideoUnit<'_>> = coded
+        .iter()
+        .zip(decode_times(&shown, step))
+        .map(|(c, dts)| VideoUnit { pts: c.pts, dts, keyframe: c.keyframe, data: &c.data })
+        .collect();
+    match container {
+        Container::MpegTs => Ok(mux(VideoCodec::H264, &units, audio, service_provider)),
+        Container::Mp4 => Err(Failure::new(JobError::UnrecognizedFormat, "MP4 output")),
+    }
+}
+
+/// When each picture must be decoded, given when it is shown, in decoding order: never later than it is shown,
+/// always later than the one before, and as late as that allows.
+fn decode_times(shown: &[Ticks], step: Ticks) -> Vec<Ticks> {
+    let mut sorted: Vec<(Ticks, usize)> = shown.iter().copied().enumerate().map(|(i, t)| (t, i)).collect();
+    sorted.sort_unstable();
+    let delay = sorted.iter().enumerate().map(|(place, (_, i))| i.saturating_sub(place)).max().unwrap_or(0);
+    let first = sorted.first().map(|s| s.0).unwrap_or_default();
+    (0..shown.len())
+        .map(|i| match i.checked_sub(delay).and_then(|place| sorted.get(place)) {
+            Some((time, _)) => *time,
+            None => {
+                let ahead = i64::try_from(delay - i).unwrap_or(0);
+                first - Ticks(step.0.saturating_mul(ahead))
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_reordering_pictures_are_decoded_when_shown() {
+        let shown = [Ticks(10), Ticks(20), Ticks(35)];
+        assert_eq!(decode_times(&shown, Ticks(10)), shown);
+    }
+
+    #[test]
+    fn with_reordering_decoding_goes_on_and_never_comes_late() {
+        let shown = [0, 3, 1, 2, 6, 4, 5].map(|n| Ticks(n * 3000));
+        let decoded = decode_times(&shown, Ticks(3000));
+        assert!(decoded.windows(2).all(|w| w[0] < w[1]));
+        assert!(decoded.iter().zip(&shown).all(|(dts, pts)| dts <= pts));
+    }
+}

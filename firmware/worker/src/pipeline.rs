@@ -1,0 +1,293 @@
+//! One job from bytes to renditions: decode once, scale and encode each profile, put the sound back untouched.
+//!
+//! Walk 1, step 8.
+use std::time::{Duration, Instant};
+
+use livepeer::profile::{Profile, VideoCodec};
+use livepeer::units::Pixels;
+use mpegts::{AudioPacket, AudioTrack, Ticks};
+use sandbox::message::{Done, Job, JobError, Rendition};
+
+use crate::decode::{Decoded, Decoder, Frame};
+use crate::engine::Tuning;
+use crate::ladder::{Climbed, Conditions, Ladder};
+use crate::source::{MAX_OUTPUTS, Source};
+use crate::{output, stage, usage};
+
+/// A finished job with its files.
+#[derive(Debug)]
+pub struct Output {
+    /// What is reported.
+    pub done: Done,
+    /// One file per profile, in order.
+    pub files: Vec<Vec<u8>>,
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}: {detail}")]
+pub struct Failure {
+    /// What the gateway is told.
+    pub error: JobError,
+    /// What our log is told.
+    pub detail: String,
+    echo: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(error: JobError, detail: impl Into<String>) -> Self {
+        Self { error, detail: detail.into(), echo: false }
+    }
+
+    /// Something else failed and took this with it.
+    pub(crate) fn echo() -> Self {
+        Self { error: JobError::Internal, detail: "stopped with the others".to_owned(), echo: true }
+    }
+
+    pub(crate) fn is_echo(&self) -> bool {
+        self.echo
+    }
+}
+
+/// Transcodes a segment.
+///
+/// # Errors
+/// [`Failure`] with the words for the gateway; nothing is left behind.
+pub fn transcode(input: &[u8], job: &Job, tuning: &Tuning) -> Result<Output, Failure> {
+    let started = Instant::now();
+    let cpu_before = usage::cpu_time();
+    check(job)?;
+    let mut source = Source::read(input, job)?;
+    let window = Window::of(job, &source)?;
+    let units = std::mem::take(&mut source.units);
+    let run = Run {
+        conditions: Conditions {
+            job,
+            source: &source,
+            tuning,
+            shift: window.shift,
+            give_up: started + allowance(job),
+            coded: u64::try_from(units.len()).unwrap_or(u64::MAX),
+        },
+        window,
+        ladder: None,
+        climbed: (0..job.profiles.len()).map(|_| Vec::new()).collect(),
+        frames: 0,
+        pixels: 0,
+        pixels_per_frame: 0,
+    };
+    let (climbed, frames, pixels) = run.all(units)?;
+    let audio = source.audio.as_ref().map(|track| window.sound(track));
+    let mut files = Vec::with_capacity(climbed.len());
+    let mut renditions = Vec::with_capacity(climbed.len());
+    for (profile, parts) in job.profiles.iter().zip(&climbed) {
+        let file = output::write(profile.container, parts, audio.as_ref(), &job.service_provider, source.step)?;
+        let bytes = u64::try_from(file.len()).unwrap_or(u64::MAX);
+        if bytes > job.limits.max_output_bytes {
+            return Err(Failure::new(JobError::OutputTooLarge, profile.name.clone()));
+        }
+        renditions.push(summary(parts, bytes));
+        files.push(file);
+    }
+    let done = Done {
+        id: job.id,
+        renditions,
+        decoded_frames: frames,
+        decoded_pixels: Pixels(pixels),
+        duration_ms: source.duration().as_millis(),
+        took_ms: millis(started.elapsed()),
+        cpu_ms: millis(usage::cpu_time().saturating_sub(cpu_before)),
+        peak_rss: usage::peak_rss(),
+    };
+    Ok(Output { done, files })
+}
+
+fn summary(parts: &[Climbed], bytes: u64) -> Rendition {
+    let (width, height) = parts.last().map_or((0, 0), |p| p.size);
+    let count = |p: &Climbed| u64::try_from(p.coded.len()).unwrap_or(u64::MAX);
+    let pixels = parts.iter().map(|p| livepeer::profile::pixels(p.size, count(p)).0).fold(0, u64::saturating_add);
+    Rendition { width, height, frames: parts.iter().map(count).sum(), pixels: Pixels(pixels), bytes }
+}
+
+/// Refuses a request that makes no sense.
+fn check(job: &Job) -> Result<(), Failure> {
+    let refuse = |error, detail: &str| Err(Failure::new(error, detail));
+    if job.profiles.is_empty() {
+        return refuse(JobError::InvalidArgument, "no profiles");
+    }
+    if job.profiles.len() > MAX_OUTPUTS {
+        return refuse(JobError::TooManyOutputs, "too many profiles");
+    }
+    let silent = |p: &&Profile| p.bitrate.0 == 0 && p.quality == 0;
+    let still = |p: &&Profile| p.fps.is_some_and(|fps| fps.num == 0 || fps.den == 0);
+    if let Some(profile) = job.profiles.iter().find(|p| silent(p) || still(p)) {
+        return refuse(JobError::InvalidArgument, &profile.name);
+    }
+    if let Some(profile) = job.profiles.iter().find(|p| p.codec != VideoCodec::H264) {
+        return refuse(JobError::EncoderNotFound, &format!("{:?}", profile.codec));
+    }
+    Ok(())
+}
+
+/// The wall time the job may take in here: a little less than until the node kills us.
+fn allowance(job: &Job) -> Duration {
+    let deadline = Duration::from_millis(job.limits.deadline_ms);
+    deadline.saturating_sub((deadline / 20).min(Duration::from_millis(500)))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The part of the segment that is kept.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    from: Ticks,
+    to: Ticks,
+    shift: Ticks,
+}
+
+impl Window {
+    fn of(job: &Job, source: &Source) -> Result<Self, Failure> {
+        let Some(clip) = job.clip else {
+            return Ok(Self { from: Ticks(i64::MIN), to: Ticks(i64::MAX), shift: Ticks(0) });
+        };
+        if clip.from_ms >= clip.to_ms {
+            return Err(Failure::new(JobError::InvalidArgument, "an empty clip window"));
+        }
+        let from = source.start + Ticks::from_millis(clip.from_ms);
+        Ok(Self { from, to: source.start + Ticks::from_millis(clip.to_ms), shift: Ticks(0) - from })
+    }
+
+    fn holds(&self, at: Ticks) -> bool {
+        self.from <= at && at < self.to
+    }
+
+    /// The sound in the window; all of it, as it is, when there is no window.
+    fn sound(&self, track: &AudioTrack) -> AudioTrack {
+        let mut at = None;
+        let mut packets = Vec::with_capacity(track.packets.len());
+        for packet in &track.packets {
+            at = packet.pts.or(at);
+            if self.shift == Ticks(0) || at.is_some_and(|at| self.holds(at)) {
+                let pts = packet.pts.map(|pts| pts + self.shift);
+                packets.push(AudioPacket { pts, data: packet.data.clone() });
+            }
+        }
+        AudioTrack { info: track.info.clone(), packets }
+    }
+}
+
+/// A job under way.
+struct Run<'a> {
+    conditions: Conditions<'a>,
+    window: Window,
+    /// The ladder for the present size of pictures.
+    ladder: Option<Ladder>,
+    /// What each profile got out of ladders that are done.
+    climbed: Vec<Vec<Climbed>>,
+    frames: u64,
+    pixels: u64,
+    pixels_per_frame: u64,
+}
+
+/// The parts of each rendition, the frames decoded and their pixels.
+type Everything = (Vec<Vec<Climbed>>, u64, u64);
+
+impl Run<'_> {
+    fn all(mut self, units: Vec<mpegts::AccessUnit>) -> Result<Everything, Failure> {
+        let source = self.conditions.source;
+        let mut decoder = Decoder::start(source.codec, source.first, source.step).map_err(|e| match e {
+            stage::Error::Missing(_) => Failure::new(JobError::UnsupportedCodec, e.to_string()),
+            stage::Error::Refused { .. } => Failure::new(JobError::Internal, e.to_string()),
+        })?;
+        let mut format = None;
+        let mut last = source.first;
+        let mut trouble = None;
+        let mut rest = units.into_iter();
+        loop {
+            let more = rest.next();
+            let ended = more.is_none();
+            let pushed = match more {
+                Some(unit) => decoder.push(unit),
+                None => decoder.finish(),
+            };
+            while let Some(decoded) = decoder.take() {
+                match decoded {
+                    Decoded::Format(info) => format = Some(info),
+                    Decoded::Unusable(caps) => return Err(Failure::new(JobError::UnsupportedPixelFormat, caps)),
+                    Decoded::Frame(frame) => {
+                        if let Some(info) = format.take() {
+                            self.change(&info, frame.at)?;
+                        }
+                        last = frame.at;
+                        self.frame(&frame)?;
+                    }
+                }
+                self.in_time()?;
+            }
+            if let Err(e) = pushed {
+                // What came before the decoder gave up still counts.
+                trouble = Some(e);
+                break;
+            }
+            if ended {
+                break;
+            }
+            self.in_time()?;
+        }
+        let end = (last + source.step).max(source.end.min(self.window.to));
+        self.end(end)?;
+        if self.climbed.iter().all(Vec::is_empty) {
+            let detail = trouble.map_or_else(|| "no frame decodes".to_owned(), |e| e.to_string());
+            let format = detail.contains("negotiat");
+            return Err(Failure::new(
+                if format { JobError::UnsupportedPixelFormat } else { JobError::InvalidVideo },
+                detail,
+            ));
+        }
+        Ok((self.climbed, self.frames, self.pixels))
+    }
+
+    fn in_time(&self) -> Result<(), Failure> {
+        if Instant::now() < self.conditions.give_up {
+            return Ok(());
+        }
+        Err(Failure::new(JobError::Timeout, format!("{} frames decoded", self.frames)))
+    }
+}
+
+impl Run<'_> {
+    /// The pictures have a new format: finish what was made from the old one, and start again.
+    fn change(&mut self, info: &gstreamer_video::VideoInfo, at: Ticks) -> Result<(), Failure> {
+        self.end(at)?;
+        self.ladder = Some(Ladder::start(info, &self.conditions, at)?);
+        self.pixels_per_frame = u64::from(info.width()) * u64::from(info.height());
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<(), Failure> {
+        self.frames += 1;
+        self.pixels = self.pixels.saturating_add(self.pixels_per_frame);
+        if !self.window.holds(frame.at) {
+            return Ok(());
+        }
+        let going = self.ladder.as_ref().is_some_and(|ladder| ladder.push(frame));
+        if going {
+            return Ok(());
+        }
+        // One rendition has given up: ask it why.
+        self.end(frame.at)?;
+        Err(Failure::new(JobError::Internal, "frames before their format"))
+    }
+
+    fn end(&mut self, at: Ticks) -> Result<(), Failure> {
+        let Some(ladder) = self.ladder.take() else { return Ok(()) };
+        for (all, part) in self.climbed.iter_mut().zip(ladder.finish(at)?) {
+            if !part.coded.is_empty() {
+                all.push(part);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! A worker's life: jailed, proved, sealed, then one job after the other until the node closes the channel.
+//!
+//! Walk 4, steps 2 to 4; walk 1, steps 7 to 9.
+use std::os::fd::{AsFd, BorrowedFd};
+
+use sandbox::channel::{Channel, ChannelError};
+use sandbox::jail::{self, JailError, Layers};
+use sandbox::lockdown::{self, LockdownError};
+use sandbox::memfd::{MemfdError, Sealed};
+use sandbox::message::{Job, JobError, Ready, Report};
+
+use crate::engine::{Tuning, UnknownSetting};
+use crate::pipeline::{Failure, Output, transcode};
+use crate::probe::{Findings, probe};
+
+/// Longest detail in a report, in bytes.
+const MAX_DETAIL: usize = 1000;
+
+/// Why a worker stopped before the node told it to.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// Something is missing that a person can put right; the node has been told.
+    #[error("unfit: {0}")]
+    Unfit(String),
+    /// The channel to the node broke.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The jail could not be entered.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// The threads could not be sealed.
+    #[error(transparent)]
+    Lockdown(#[from] LockdownError),
+    /// The command line has an unknown encoder setting.
+    #[error(transparent)]
+    Setting(#[from] UnknownSetting),
+    /// The command line has an unknown argument.
+    #[error("unknown argument {0:?}: this program is started by the node, not by hand")]
+    Argument(String),
+}
+
+/// Lives a worker's life. Called first thing in `main`, while the process has one thread.
+///
+/// # Errors
+/// [`Ended`] when it ends otherwise than by the node closing the channel.
+pub fn run(tuning: &Tuning) -> Result<(), Ended> {
+    let channel = Channel::from_inherited()?;
+    let plan = channel.receive_plan()?;
+    let mut layers = jail::enter(&plan)?;
+    let findings = match prove(tuning) {
+        Ok(findings) => findings,
+        Err(reason) => {
+            channel.report(&Report::Unfit { reason: reason.clone() }, &[])?;
+            return Err(Ended::Unfit(reason));
+        }
+    };
+    lockdown::seal(&mut layers)?;
+    channel.report(&Report::Ready(ready(findings, layers)), &[])?;
+    while let Some((job, segment)) = channel.receive_job()? {
+        let (report, files) = answer(&job, &segment, tuning);
+        let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        channel.report(&report, &descriptors)?;
+    }
+    Ok(())
+}
+
+/// Looks through the installed plugins and writes the registry that `GST_REGISTRY` names.
+///
+/// # Errors
+/// [`Ended::Unfit`] when the media framework does not start.
+pub fn scan() -> Result<(), Ended> {
+    gstreamer::init().map_err(|e| Ended::Unfit(e.to_string()))
+}
+
+fn prove(tuning: &Tuning) -> Result<Findings, String> {
+    gstreamer::init().map_err(|e| format!("GStreamer does not start: {e}"))?;
+    probe(tuning).map_err(|e| e.to_string())
+}
+
+fn ready(findings: Findings, layers: Layers) -> Ready {
+    Ready {
+        engine: "software".to_owned(),
+        proved: findings.proved,
+        refused: findings.refused,
+        layers: layers.active,
+        missing_layers: layers.missing,
+        framework: gstreamer::version_string().to_string(),
+    }
+}
+
+/// Does a job; whatever goes wrong with it, the worker is fit for another one.
+fn answer(job: &Job, segment: &Sealed, tuning: &Tuning) -> (Report, Vec<Sealed>) {
+    match attempt(job, segment, tuning) {
+        Ok((output, files)) => (Report::Done(output.done), files),
+        Err(Failure { error, detail, .. }) => {
+            let end = detail.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_DETAIL).last().unwrap_or(0);
+            let detail =
+                if detail.len() > MAX_DETAIL { detail.get(..end).unwrap_or_default().to_owned() } else { detail };
+            (Report::Failed { id: job.id, error, detail }, Vec::new())
+        }
+    }
+}
+
+fn attempt(job: &Job, segment: &Sealed, tuning: &Tuning) -> Result<(Output, Vec<Sealed>), Failure> {
+    let memory = |e: MemfdError| Failure::new(JobError::Internal, e.to_string());
+    let input = segment.map().map_err(memory)?;
+    let output = transcode(&input, job, tuning)?;
+    let files = output.files.iter().map(|f| Sealed::from_bytes(f).map_err(memory)).collect::<Result<_, _>>()?;
+    Ok((output, files))
+}

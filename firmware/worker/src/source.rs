@@ -1,0 +1,130 @@
+//! Reading a segment, and every check that can be made before a decoder sees it.
+//!
+//! *Source:* media.md §2.5 and §2.6.
+use livepeer::units::FrameRate;
+use mpegts::{AccessUnit, AudioTrack, Ticks, VideoCodec, h264, h265, nal};
+use sandbox::message::{Job, JobError};
+
+use crate::pipeline::Failure;
+use crate::resample::{RUNAWAY, frames_in};
+
+/// Longest side of a picture we decode.
+const MAX_SIDE: u32 = 8192;
+/// Most pixels of a picture we decode.
+const MAX_PICTURE: u64 = 40_000_000;
+/// A job has at most this many renditions.
+pub(crate) const MAX_OUTPUTS: usize = 10;
+
+/// A segment ready for the decoder.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) codec: VideoCodec,
+    /// In decoding order; no time stamp goes back over the clock's wrap.
+    pub(crate) units: Vec<AccessUnit>,
+    pub(crate) audio: Option<AudioTrack>,
+    /// First time stamp of any track: where the file begins.
+    pub(crate) start: Ticks,
+    /// First picture shown.
+    pub(crate) first: Ticks,
+    /// First moment after the last picture.
+    pub(crate) end: Ticks,
+    /// Usual distance of pictures.
+    pub(crate) step: Ticks,
+    /// Are pictures not evenly spaced?
+    pub(crate) uneven: bool,
+    /// Does the stream name its colours?
+    pub(crate) tagged: bool,
+}
+
+impl Source {
+    /// Takes a segment apart and refuses what must be refused.
+    pub(crate) fn read(input: &[u8], job: &Job) -> Result<Self, Failure> {
+        let (video, audio) = crate::container::read(input)?;
+        let Some(video) = video else {
+            return Err(Failure::new(JobError::InvalidVideo, "no video track"));
+        };
+        if let VideoCodec::Other(stream_type) = video.codec {
+            return Err(Failure::new(JobError::UnsupportedCodec, format!("stream type {stream_type:#04x}")));
+        }
+        let units = video.units;
+        if units.is_empty() {
+            return Err(Failure::new(JobError::InvalidVideo, "no pictures"));
+        }
+        let tagged = check_sizes(video.codec, &units)?;
+        if !units.iter().any(|u| u.keyframe) {
+            return Err(Failure::new(JobError::NoKeyframes, format!("{} pictures", units.len())));
+        }
+        let mut shown: Vec<Ticks> = units.iter().filter_map(|u| u.pts).collect();
+        shown.sort_unstable();
+        shown.dedup();
+        let first = shown.first().copied().unwrap_or_default();
+        let last = shown.last().copied().unwrap_or_default();
+        let (step, uneven) = spacing(&shown);
+        let heard = audio.iter().flat_map(|a| a.packets.iter().filter_map(|p| p.pts));
+        let start = heard.fold(first, Ticks::min);
+        let source = Self { codec: video.codec, units, audio, start, first, end: last + step, step, uneven, tagged };
+        source.check_length(job)?;
+        Ok(source)
+    }
+
+    /// How long the pictures play.
+    pub(crate) fn duration(&self) -> Ticks {
+        self.end - self.first
+    }
+
+    /// Frames per second for rate control, from the usual distance of pictures.
+    pub(crate) fn rate(&self) -> (u32, u32) {
+        let step = u32::try_from(self.step.0.clamp(90, 900_000)).unwrap_or(3000);
+        // The well-known rates have steps of a whole or half tick; 24000/1001 is 3753.75.
+        for (num, den) in [(24_000, 1001), (30_000, 1001), (60_000, 1001)] {
+            if (i64::from(step) * i64::from(num) - 90_000 * i64::from(den)).abs() <= i64::from(num) {
+                return (num, den);
+            }
+        }
+        (90_000, step)
+    }
+
+    fn check_length(&self, job: &Job) -> Result<(), Failure> {
+        let coded = u64::try_from(self.units.len()).unwrap_or(u64::MAX);
+        let rates = job.profiles.iter().filter_map(|p| p.fps);
+        let most = rates.map(|fps: FrameRate| frames_in(self.duration(), fps)).max().unwrap_or(0);
+        if most > coded.saturating_mul(RUNAWAY) {
+            return Err(Failure::new(JobError::Runaway, format!("{most} frames out of {coded}")));
+        }
+        if self.duration() > Ticks::from_millis(job.limits.max_duration_ms) {
+            return Err(Failure::new(JobError::InvalidDuration, format!("{} ms", self.duration().as_millis())));
+        }
+        Ok(())
+    }
+}
+
+/// The usual distance of sorted times, and whether others occur.
+fn spacing(shown: &[Ticks]) -> (Ticks, bool) {
+    let mut steps: Vec<i64> = shown.windows(2).map(|w| (w[1] - w[0]).0).collect();
+    steps.sort_unstable();
+    let usual = steps.get(steps.len() / 2).copied().unwrap_or(3000).max(1);
+    // Millisecond time stamps and 1001-denominators jitter by up to a millisecond.
+    let uneven = steps.iter().any(|s| (s - usual).abs() > 91);
+    (Ticks(usual), uneven)
+}
+
+/// Refuses giant pictures by what every parameter set says, whether it will be used or not.
+/// Returns whether the stream names its colours.
+fn check_sizes(codec: VideoCodec, units: &[AccessUnit]) -> Result<bool, Failure> {
+    let mut tagged = false;
+    for unit in units.iter().flat_map(|u| nal::units(&u.data).map(|n| n.bytes(&u.data))) {
+        let size = match codec {
+            VideoCodec::H264 => h264::parse_sps(unit).map(|sps| {
+                tagged |= sps.has_colour;
+                (sps.width, sps.height)
+            }),
+            VideoCodec::H265 => h265::parse_sps(unit).map(|sps| (sps.width, sps.height)),
+            VideoCodec::Other(_) => None,
+        };
+        let Some((width, height)) = size else { continue };
+        if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PICTURE {
+            return Err(Failure::new(JobError::InvalidResolution, format!("source of {width}x{height}")));
+        }
+    }
+    Ok(tagged)
+}
