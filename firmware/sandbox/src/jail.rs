@@ -74,6 +74,7 @@ const WORKER_READS: &[(&str, &str)] = &[
     ("/lib", "the C library and the loader"),
     ("/lib64", "the loader, by the name inside every program"),
     ("/etc/ld.so.cache", "where the loader finds libraries"),
+    ("/etc/alternatives", "the links by which Debian chooses among libraries, such as BLAS under libav"),
     ("/proc/self", "the C library reads the program's own maps and status"),
     ("/sys/devices/system/cpu", "how many processors encoders may use"),
     ("/dev/null", "libraries that silence themselves"),
