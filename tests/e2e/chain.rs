@@ -11,7 +11,7 @@ use chain::contracts::{
     RedeemWinningTicketCall, ReserveClaimedFilter, WinningTicketRedeemedFilter, WinningTicketTransferFilter,
 };
 use chain::rpc::RpcError;
-use chain::{ChainError, EthBroker, redeem_calldata};
+use chain::{ChainConfig, ChainError, EthBroker, redeem_calldata};
 use ethers::abi::{AbiDecode, AbiEncode, RawLog, Token};
 use ethers::contract::EthEvent;
 use ethers::types::{Bytes, TransactionReceipt, U256};
@@ -329,6 +329,20 @@ fn signed(transaction: &Transaction) -> (Vec<u8>, H256) {
     (bytes, hash)
 }
 
+/// What becomes of a transaction that was sent, once it is in a block.
+async fn settled(broker: &EthBroker, hash: H256, nonce: u64) -> TransactionStatus {
+    let mined = async {
+        loop {
+            let status = broker.transaction_status(hash, hot().address(), nonce).await.unwrap();
+            if !matches!(status, TransactionStatus::Pending | TransactionStatus::Unknown) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), mined).await.expect("it is mined")
+}
+
 #[tokio::test]
 async fn a_winner_is_redeemed_and_the_payout_is_read_from_the_chain() {
     let anvil = Anvil::start().await.unwrap();
@@ -356,14 +370,14 @@ async fn a_winner_is_redeemed_and_the_payout_is_read_from_the_chain() {
     let status = async || broker.transaction_status(hash, hot().address(), nonce).await.unwrap();
     assert_eq!(status().await, TransactionStatus::Unknown);
     broker.broadcast(&bytes).await.unwrap();
-    let TransactionStatus::Mined { confirmations: 1, paid, fee, .. } = status().await else {
-        panic!("{:?}", status().await)
-    };
+    let mined = settled(&broker, hash, nonce).await;
+    let TransactionStatus::Mined { confirmations: 1, paid, fee, .. } = mined else { panic!("{mined:?}") };
     assert_eq!(paid, ether(10));
     assert!(!fee.is_zero() && fee <= cost);
     anvil.mine(3).await.unwrap();
     assert!(matches!(status().await, TransactionStatus::Mined { confirmations: 4, .. }));
 
+    broker.broadcast(&bytes).await.expect("the same bytes again are harmless, mined or not");
     assert!(broker.used_ticket(winner.hash()).await.unwrap());
     assert_eq!(chain.pending_fees(recipient()).await.unwrap(), ether(10));
     assert_eq!(broker.account_nonce(hot().address()).await.unwrap(), nonce + 1);
@@ -481,6 +495,46 @@ async fn pending_reverted_and_replaced_transactions_are_told_apart() {
     );
     anvil.mine(1).await.unwrap();
     assert_eq!(broker.transaction_status(lost, me, 2).await.unwrap(), TransactionStatus::Replaced);
+}
+
+#[tokio::test]
+async fn what_is_final_needs_every_endpoint_to_say_so() {
+    let anvil = Anvil::start().await.unwrap();
+    let chain = small_state(&anvil).await;
+    let state: Value = anvil.request("anvil_dumpState", json!([])).await.unwrap();
+    // The second endpoint has the same contracts and never hears of what comes now.
+    let other = Anvil::start().await.unwrap();
+    assert!(other.request::<bool>("anvil_loadState", json!([state])).await.unwrap());
+    let alone = broker(&chain);
+    let mut config = chain.config(recipient());
+    config.rpc.push(other.endpoint());
+    let both = EthBroker::new(config, Box::new(|| Timestamp(0))).unwrap();
+
+    let winner = winner(&chain, &sender(), ether(10), 1, chain.round().await.unwrap()).await;
+    assert!(!both.used_ticket(winner.hash()).await.unwrap());
+    let me = hot().address();
+    let (bytes, hash) = signed(&alone.prepare(&winner, me, 0).await.unwrap().transaction);
+    alone.broadcast(&bytes).await.unwrap();
+    settled(&alone, hash, 0).await;
+    assert!(alone.used_ticket(winner.hash()).await.unwrap());
+    let error = both.used_ticket(winner.hash()).await.unwrap_err();
+    assert_eq!(error.class, FaultClass::Transport);
+    assert!(error.detail.contains("endpoints disagree about a spent ticket"), "{error}");
+    let depth = async |broker: &EthBroker| match broker.transaction_status(hash, me, 0).await.unwrap() {
+        TransactionStatus::Mined { confirmations, .. } => confirmations,
+        status => panic!("{status:?}"),
+    };
+    assert_eq!((depth(&alone).await, depth(&both).await), (1, 0));
+    // The same bytes again go to the other endpoint too.
+    both.broadcast(&bytes).await.unwrap();
+    both.broadcast(&bytes).await.unwrap();
+    let second = EthBroker::new(
+        ChainConfig::new(vec![other.endpoint()], chain.address("Controller"), other.chain_id(), recipient()),
+        Box::new(|| Timestamp(0)),
+    )
+    .unwrap();
+    assert!(matches!(settled(&second, hash, 0).await, TransactionStatus::Mined { .. }));
+    assert!(both.used_ticket(winner.hash()).await.unwrap());
 }
 
 #[tokio::test]

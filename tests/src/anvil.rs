@@ -62,6 +62,7 @@ pub struct Anvil {
     url: String,
     rpc: Rpc,
     chain_id: u64,
+    mining: Mining,
 }
 
 /// The top of the working tree.
@@ -147,7 +148,7 @@ impl Anvil {
         let url = format!("http://{address}");
         let endpoint: Endpoint = url.parse().context("anvil's address")?;
         let rpc = Rpc::any_chain(endpoint, REQUEST)?;
-        Ok(Self { child, url, rpc, chain_id: options.chain_id })
+        Ok(Self { child, url, rpc, chain_id: options.chain_id, mining: options.mining })
     }
 
     /// Where it answers.
@@ -169,6 +170,12 @@ impl Anvil {
     #[must_use]
     pub fn chain_id(&self) -> u64 {
         self.chain_id
+    }
+
+    /// When it makes blocks.
+    #[must_use]
+    pub fn mining(&self) -> Mining {
+        self.mining
     }
 
     /// Its process id; `None` once it ended.

@@ -4,6 +4,7 @@
 //! (stake, service URI) and the gateway's funding are what a person does elsewhere.
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chain::{ChainConfig, contract_id};
@@ -14,12 +15,17 @@ use livepeer::units::{Round, Wei};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::anvil::{Anvil, repository};
+use crate::anvil::{Anvil, Mining, repository};
 
 /// The account that deploys and owns everything.
 const OWNER: Address = Address(H160([0x0d; 20]));
 /// What each account we act for is given, in wei: a thousand ether.
 const POCKET: u128 = 1_000_000_000_000_000_000_000;
+
+/// How long a transaction may wait for its block.
+const MINED: Duration = Duration::from_secs(60);
+/// How often its receipt is asked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Terms of a development deployment. The defaults suit the demo.
 #[derive(Debug, Clone)]
@@ -134,7 +140,6 @@ impl<'a> DevChain<'a> {
         config.poll_interval_ms = 200;
         config.request_timeout_ms = 5_000;
         config.confirmations = 1;
-        config.tx_timeout_s = 5;
         config
     }
 
@@ -364,15 +369,19 @@ impl<'a> DevChain<'a> {
             call["to"] = json!(to.0);
         }
         let hash: H256 = self.anvil.request("eth_sendTransaction", json!([call])).await?;
-        // On a node that mines on demand or by the clock the receipt comes with a block of ours.
-        let receipt = || self.anvil.request::<Option<TransactionReceipt>>("eth_getTransactionReceipt", json!([hash]));
-        let receipt = match receipt().await? {
-            Some(receipt) => receipt,
-            None => {
-                self.anvil.mine(1).await?;
-                receipt().await?.context("a transaction was not mined")?
+        let receipt = tokio::time::timeout(MINED, async {
+            loop {
+                let receipt: Option<TransactionReceipt> =
+                    self.anvil.request("eth_getTransactionReceipt", json!([hash])).await?;
+                match (receipt, self.anvil.mining()) {
+                    (Some(receipt), _) => return anyhow::Ok(receipt),
+                    (None, Mining::OnDemand) => self.anvil.mine(1).await?,
+                    (None, Mining::OnTransaction | Mining::Every(_)) => tokio::time::sleep(LOOK_AGAIN).await,
+                }
             }
-        };
+        })
+        .await
+        .with_context(|| format!("transaction {hash:?} was not mined in time"))??;
         if receipt.status != Some(1.into()) {
             bail!("transaction {hash:?} reverted");
         }

@@ -280,7 +280,16 @@ impl EthBroker {
                 result = result.or(accepted(inner.rpc.request_on(index, method, params.clone()).await));
             }
         }
-        result.map_err(ChainError::from)
+        match result {
+            // A nonce that is gone is no fault when this very transaction took it.
+            Err(RpcError::Response { message, .. }) if is_spent(&message) && self.is_mined(hash).await? => Ok(()),
+            other => other.map_err(ChainError::from),
+        }
+    }
+
+    async fn is_mined(&self, hash: H256) -> Result<bool, ChainError> {
+        let receipt: Option<serde_json::Value> = self.0.rpc.request("eth_getTransactionReceipt", json!([hash])).await?;
+        Ok(receipt.is_some())
     }
 }
 
@@ -296,6 +305,10 @@ fn accepted(result: Result<H256, RpcError>) -> Result<(), RpcError> {
 fn is_known(message: &str) -> bool {
     let message = message.to_lowercase();
     ["already known", "already imported", "known transaction"].iter().any(|words| message.contains(words))
+}
+
+fn is_spent(message: &str) -> bool {
+    message.to_lowercase().contains("nonce too low")
 }
 
 impl Broker for EthBroker {

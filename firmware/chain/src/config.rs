@@ -43,9 +43,6 @@ pub struct ChainConfig {
     /// Wei per gas the fee cap never goes below. Default 0.02 gwei, twice Arbitrum's usual minimum.
     #[serde(default = "default_min_fee")]
     pub min_fee_cap_wei: Wei,
-    /// Seconds without a receipt after which a transaction is broadcast again. Range 1–3600, default 60.
-    #[serde(default = "default_tx_timeout_s")]
-    pub tx_timeout_s: u64,
     /// Certificate authorities trusted for `https://` endpoints, a PEM file. Default: the system's bundle.
     #[serde(default = "default_ca_file")]
     pub ca_file: PathBuf,
@@ -65,7 +62,6 @@ impl ChainConfig {
             confirmations: default_confirmations(),
             max_gas_price_wei: default_max_gas_price(),
             min_fee_cap_wei: default_min_fee(),
-            tx_timeout_s: default_tx_timeout_s(),
             ca_file: default_ca_file(),
         }
     }
@@ -80,12 +76,6 @@ impl ChainConfig {
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
-    }
-
-    /// Time without a receipt after which a transaction is broadcast again.
-    #[must_use]
-    pub fn tx_timeout(&self) -> Duration {
-        Duration::from_secs(self.tx_timeout_s)
     }
 
     /// Checks what types cannot: ranges and that something is there.
@@ -105,7 +95,6 @@ impl ChainConfig {
         for (key, value, min, max) in [
             ("poll_interval_ms", self.poll_interval_ms, 100, 60_000),
             ("request_timeout_ms", self.request_timeout_ms, 100, 120_000),
-            ("tx_timeout_s", self.tx_timeout_s, 1, 3_600),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(ConfigError::Range { key, value, min, max });
@@ -218,10 +207,6 @@ fn default_max_gas_price() -> Wei {
 
 fn default_min_fee() -> Wei {
     Wei(20_000_000_u64.into())
-}
-
-fn default_tx_timeout_s() -> u64 {
-    60
 }
 
 fn default_ca_file() -> PathBuf {

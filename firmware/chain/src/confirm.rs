@@ -41,7 +41,8 @@ pub(crate) async fn status(
     let known: Option<Transaction> = optional("eth_getTransactionByHash", next())?;
     let used = ask::number("eth_getTransactionCount", next())?;
     if let Some(receipt) = receipt {
-        return outcome(&receipt, head, ticket_broker);
+        let depth = if agreed(rpc, hash, &receipt).await? { head } else { 0 };
+        return outcome(&receipt, depth, ticket_broker);
     }
     if used > U256::from(nonce) {
         return consumed(rpc, ticket_broker, hash, from, nonce, head, confirmations).await;
@@ -73,6 +74,26 @@ async fn consumed(
     let deep = head.saturating_sub(confirmations.min(MAX_REPLACED_DEPTH));
     let used: U256 = rpc.request("eth_getTransactionCount", json!([from.0, ask::at(deep)])).await?;
     Ok(if used > U256::from(nonce) { TransactionStatus::Replaced } else { TransactionStatus::Pending })
+}
+
+/// Does every endpoint that answers have this receipt? One that does not have it yet keeps the depth at nothing; one
+/// that has another is lying or on another fork.
+async fn agreed(rpc: &Rpc, hash: H256, receipt: &TransactionReceipt) -> Result<bool, ChainError> {
+    if rpc.endpoints() < 2 {
+        return Ok(true);
+    }
+    for index in 0..rpc.endpoints() {
+        let other: Result<Option<TransactionReceipt>, RpcError> =
+            rpc.request_on(index, "eth_getTransactionReceipt", json!([hash])).await;
+        match other {
+            Ok(None) => return Ok(false),
+            Ok(Some(other)) if other.block_hash != receipt.block_hash || other.status != receipt.status => {
+                return Err(ChainError::Disagree("a receipt"));
+            }
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+    Ok(true)
 }
 
 async fn known_elsewhere(rpc: &Rpc, hash: H256) -> bool {
