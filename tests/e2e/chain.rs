@@ -451,6 +451,41 @@ async fn what_cannot_be_redeemed_now_is_told_apart_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn a_ticket_and_an_unlocking_sender_last_through_the_next_round_and_no_longer() {
+    let anvil = Anvil::start().await.unwrap();
+    let chain = small_state(&anvil).await;
+    let broker = broker(&chain);
+    let (leaver, me) = (key(0x44), hot().address());
+    chain.fund_sender(leaver.address(), ether(1_000), ether(1_000)).await.unwrap();
+    chain.send(leaver.address(), "TicketBroker", "unlock", &[], Wei::ZERO).await.unwrap();
+    let old = winner(&chain, &sender(), ether(10), 1, chain.round().await.unwrap()).await;
+
+    let next = chain.next_round().await.unwrap();
+    let of_leaver = winner(&chain, &leaver, ether(10), 1, next).await;
+    assert_eq!(broker.prepare(&old, me, 0).await.unwrap().payout, ether(10));
+    assert_eq!(broker.prepare(&of_leaver, me, 0).await.unwrap().payout, ether(10));
+
+    chain.next_round().await.unwrap();
+    let error = broker.prepare(&old, me, 0).await.unwrap_err();
+    assert_eq!(
+        (error.class, error.detail.as_str()),
+        (FaultClass::Permanent, "redeemWinningTicket reverted: ticket is expired")
+    );
+    let error = broker.prepare(&of_leaver, me, 0).await.unwrap_err();
+    assert_eq!(
+        (error.class, error.detail.as_str()),
+        (FaultClass::Conditional, "redeemWinningTicket reverted: sender is unlocked")
+    );
+    // It may take everything now; or stay after all, and then it pays.
+    let before = anvil.snapshot().await.unwrap();
+    chain.send(leaver.address(), "TicketBroker", "withdraw", &[], Wei::ZERO).await.unwrap();
+    assert_eq!(broker.prepare(&of_leaver, me, 0).await.unwrap_err().class, FaultClass::WaitForFunds);
+    anvil.rewind(before).await.unwrap();
+    chain.send(leaver.address(), "TicketBroker", "cancelUnlock", &[], Wei::ZERO).await.unwrap();
+    assert_eq!(broker.prepare(&of_leaver, me, 0).await.unwrap().payout, ether(10));
+}
+
+#[tokio::test]
 async fn pending_reverted_and_replaced_transactions_are_told_apart() {
     let options = AnvilOptions { mining: Mining::OnDemand, ..AnvilOptions::default() };
     let anvil = Anvil::with(options).await.unwrap();
