@@ -1,1 +1,28 @@
-//! Serve gateways: sessions, admission, worker pool, redemption driver
+//! Serve gateways: sessions, admission, worker pool, redemption driver.
+//!
+//! Walk 1 starts at [`server`] and runs through [`segment`]; walk 2 continues in [`redeemer`]; walk 4 starts at
+//! [`pool`]. What is refused, and in which words, stands in [`reject`].
+
+pub mod admission;
+pub mod config;
+pub mod info;
+pub mod node;
+pub mod payment;
+pub mod pool;
+pub mod pricing;
+pub mod redeemer;
+pub mod reject;
+pub mod rendition_store;
+pub mod segment;
+pub mod server;
+pub mod session;
+pub mod sign;
+pub mod status;
+pub mod tls;
+
+pub use config::{Config, PaymentConfig, ServiceUri};
+pub use node::{Orchestrator, Parts};
+pub use payment::Till;
+pub use redeemer::{Redeemer, RedeemerConfig};
+pub use reject::Rejection;
+pub use sign::{SignError, Signer};

@@ -1,0 +1,434 @@
+//! Money coming in: offers made, tickets taken, work charged; and `POST /payment`.
+//!
+//! Walk 1, steps 3, 4 and 10. The till knows the chain, the signer and the ledger; the ledger blocks, so it is
+//! only ever called on blocking threads.
+//!
+//! *Source:* livepeer-wire §4.2, §5.3 to §5.5.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, header};
+use ledger::{Account, Ledger, LedgerError, ReceiveError, ReceiveRequest};
+use livepeer::address::Address;
+use livepeer::broker::{Broker, BrokerError, ChainHead, SenderInfo};
+use livepeer::credentials::AuthTokenError;
+use livepeer::params::{MAX_NONCES, TicketParams};
+use livepeer::price::PricePerPixel;
+use livepeer::recipient_rand::RecipientSecret;
+use livepeer::ticket::{OpenBatch, TicketBatch, TicketError};
+use livepeer::units::{Round, Timestamp, Wei};
+use livepeer::wire::{WireError, net, payment_from_wire, segment_from_wire};
+use prost::Message;
+use service::status::{Alarm, Chain, Money, NodeStatus};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::config::PaymentConfig;
+use crate::info::OfferError;
+use crate::node::Orchestrator;
+use crate::pool::Transcoder;
+use crate::pricing;
+use crate::redeemer::{RedeemerReport, alarms};
+use crate::reject::{Fault, Rejection};
+use crate::segment::{check_signature, payment_header, segment_header};
+use crate::server::Peer;
+use crate::session::Session;
+use crate::sign::Signer;
+
+/// The oldest view of the chain on which offers are made and tickets taken: our credit clock when no endpoint
+/// answers.
+pub const CREDIT_CLOCK: Duration = Duration::from_secs(15 * 60);
+/// Senders whose last known standing is kept for that case.
+const MAX_STANDINGS: usize = 1024;
+
+/// Why a payment is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PaymentError {
+    /// It makes no sense.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The price it names is not this session's.
+    #[error(
+        "invalid expected price sent with payment err=\"expected price {expected:?} is not the session's {price:?}\""
+    )]
+    Price {
+        /// What it names.
+        expected: PricePerPixel,
+        /// What holds, or the least we would take.
+        price: PricePerPixel,
+    },
+    /// We are not in the active set.
+    #[error("orchestrator {recipient} is inactive in round {round}, cannot process payments")]
+    Inactive {
+        /// We.
+        recipient: Address,
+        /// Now.
+        round: Round,
+    },
+    /// The sender may soon take its money away.
+    #[error("deposit and reserve for sender {sender} is set to unlock soon")]
+    Unlocking {
+        /// Who.
+        sender: Address,
+    },
+    /// A ticket is at fault.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// The sender has too many winners here.
+    #[error("sender has too many unredeemed winning tickets")]
+    TooManyHeld,
+    /// The chain was not seen lately.
+    #[error("the chain was not seen lately")]
+    ChainUnknown,
+    /// The sender's standing cannot be read.
+    #[error("sender's standing cannot be read: {0}")]
+    Standing(#[from] BrokerError),
+    /// The ledger does not take it.
+    #[error("ledger: {0}")]
+    Ledger(String),
+}
+
+impl PaymentError {
+    /// Is it nobody's business but ours?
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        matches!(self, Self::ChainUnknown | Self::Standing(_) | Self::Ledger(_))
+    }
+
+    /// What the gateway is told.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.is_internal() { "Internal Server Error".to_owned() } else { self.to_string() }
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::ChainUnknown | Self::Standing(_) => Fault::Chain,
+            Self::Ledger(_) | Self::Inactive { .. } => Fault::Ours,
+            _ => Fault::Gateway,
+        }
+    }
+
+    /// A word for counting.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Wire(_) => "encoding",
+            Self::Price { .. } => "price",
+            Self::Inactive { .. } => "inactive",
+            Self::Unlocking { .. } => "unlocking",
+            Self::Ticket(TicketError::Expired) => "expired",
+            Self::Ticket(TicketError::NonceSeen { .. } | TicketError::TooManyNonces { .. }) => "nonce",
+            Self::Ticket(TicketError::Signature) => "signature",
+            Self::Ticket(_) => "params",
+            Self::TooManyHeld => "too-many-held",
+            Self::ChainUnknown | Self::Standing(_) => "chain",
+            Self::Ledger(_) => "ledger",
+        }
+    }
+}
+
+/// What a till is made of.
+pub struct TillParts<B, S> {
+    /// The chain.
+    pub broker: Arc<B>,
+    /// Who signs for us.
+    pub signer: Arc<S>,
+    /// What we are owed.
+    pub ledger: Ledger,
+    /// The secret behind our offers, in the ledger's generation.
+    pub secret: RecipientSecret,
+    /// Who is paid.
+    pub recipient: Address,
+    /// What the work costs.
+    pub config: PaymentConfig,
+    /// What the redeemer last said.
+    pub redeemer: watch::Receiver<RedeemerReport>,
+}
+
+/// Where gateways pay.
+pub struct Till<B, S> {
+    pub(crate) broker: Arc<B>,
+    pub(crate) signer: Arc<S>,
+    pub(crate) ledger: Ledger,
+    secret: RecipientSecret,
+    recipient: Address,
+    config: PaymentConfig,
+    pub(crate) redeemer: watch::Receiver<RedeemerReport>,
+    standings: Mutex<HashMap<Address, (Instant, SenderInfo)>>,
+}
+
+impl<B, S> std::fmt::Debug for TillParts<B, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TillParts").field("recipient", &self.recipient).finish_non_exhaustive()
+    }
+}
+
+impl<B, S> std::fmt::Debug for Till<B, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Till").field("recipient", &self.recipient).finish_non_exhaustive()
+    }
+}
+
+impl<B, S> Till<B, S> {
+    /// Opens the till.
+    #[must_use]
+    pub fn new(parts: TillParts<B, S>) -> Self {
+        let TillParts { broker, signer, ledger, secret, recipient, config, redeemer } = parts;
+        Self { broker, signer, ledger, secret, recipient, config, redeemer, standings: Mutex::default() }
+    }
+
+    /// Who is paid.
+    #[must_use]
+    pub fn recipient(&self) -> Address {
+        self.recipient
+    }
+}
+
+impl<B: Broker, S: Signer> Till<B, S> {
+    /// Makes an offer to a sender: at the session's price when it has one, else at today's.
+    ///
+    /// # Errors
+    /// [`OfferError`].
+    pub async fn offer(
+        &self,
+        sender: Address,
+        fixed: Option<PricePerPixel>,
+        now: Timestamp,
+    ) -> Result<(PricePerPixel, TicketParams), OfferError> {
+        let head = self.head(now).ok_or(OfferError::ChainUnknown)?;
+        let standing = self.standing(sender).await?;
+        let exposed = self.exposed(sender).await.map_err(OfferError::Ledger)?;
+        let mut rng = rand::rngs::OsRng;
+        let terms = pricing::terms(&self.config, &head, sender, &standing, exposed, fixed, &mut rng)?;
+        Ok((terms.price, pricing::offer(&self.secret, self.recipient, &terms)))
+    }
+
+    /// The price a payment's sender believes in, if it may be right: the session's, or before there is one, a
+    /// price that tickets will have to prove or that is not below today's.
+    pub(crate) fn believed_price(&self, session: &Session, payment: &net::Payment) -> Option<PricePerPixel> {
+        session.price().or_else(|| {
+            let told = payment.expected_price.as_ref()?;
+            let expected = PricePerPixel::from_wire(told.price_per_unit, told.pixels_per_unit).ok()?;
+            let proved_by_tickets = payment.ticket_params.is_some();
+            (proved_by_tickets || pricing::at_least(expected, self.floor_price())).then_some(expected)
+        })
+    }
+
+    /// Takes a payment in. On return its credit is in the ledger and its winners are durable; the session's price,
+    /// now fixed, is given back.
+    ///
+    /// Unlike stock we charge at the session's price whatever a later payment says, so a payment that names
+    /// another price is refused; and nobody fixes a price below ours by sending no tickets.
+    ///
+    /// # Errors
+    /// [`PaymentError`]. Credit of the tickets before a faulty one stays.
+    pub(crate) async fn take(
+        &self,
+        payment: &net::Payment,
+        account: &Account,
+        session: Option<&Session>,
+        now: Timestamp,
+    ) -> Result<PricePerPixel, PaymentError> {
+        let payment = payment_from_wire(payment)?;
+        let expected = payment.expected_price;
+        let head = self.head(now).ok_or(PaymentError::ChainUnknown)?;
+        if payment.tickets.is_some() && !head.recipient_active {
+            return Err(PaymentError::Inactive { recipient: self.recipient, round: head.round });
+        }
+        match session.and_then(Session::price) {
+            Some(price) if price != expected => return Err(PaymentError::Price { expected, price }),
+            None if payment.tickets.is_none() && !pricing::at_least(expected, self.floor_price()) => {
+                return Err(PaymentError::Price { expected, price: self.floor_price() });
+            }
+            _ => {}
+        }
+        if let Some(batch) = payment.tickets {
+            let standing = self.standing(payment.sender).await?;
+            let unlocks = standing.withdraw_round;
+            if unlocks.0 != 0 && unlocks.0 <= head.last_initialized_round.0.saturating_add(1) {
+                return Err(PaymentError::Unlocking { sender: payment.sender });
+            }
+            self.receive(payment.sender, expected, batch, account.clone(), &head, now).await?;
+        }
+        Ok(session.map_or(expected, |session| session.fix_price(expected)))
+    }
+
+    /// Checks, draws and books tickets, on a blocking thread.
+    async fn receive(
+        &self,
+        sender: Address,
+        price: PricePerPixel,
+        batch: TicketBatch,
+        account: Account,
+        head: &ChainHead,
+        now: Timestamp,
+    ) -> Result<(), PaymentError> {
+        let (ledger, secret, us, head) = (self.ledger.clone(), self.secret.clone(), self.recipient, head.l1_block);
+        let receipt = tokio::task::spawn_blocking(move || {
+            let open = OpenBatch::open(&batch.params, sender, price, us, &secret)?;
+            let request = ReceiveRequest {
+                account: &account,
+                batch: &open,
+                tickets: &batch.tickets,
+                head,
+                max_nonces: MAX_NONCES,
+                now,
+            };
+            ledger.receive(&request).map_err(|error| match error {
+                ReceiveError::TooManyHeld => PaymentError::TooManyHeld,
+                ReceiveError::Ledger(error) => PaymentError::Ledger(error.to_string()),
+            })
+        });
+        let receipt = receipt.await.map_err(|error| PaymentError::Ledger(error.to_string()))??;
+        receipt.error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Is there credit for one ticket's worth of work?
+    pub(crate) async fn covers_ticket(&self, account: &Account) -> Result<bool, PaymentError> {
+        let (account, worth) = (account.clone(), self.config.ticket_ev_wei);
+        self.book(move |ledger| ledger.balance(&account)).await.map(|balance| balance.covers(worth))
+    }
+
+    /// Charges work that was done.
+    pub(crate) async fn charge(&self, account: &Account, fee: Wei, now: Timestamp) -> Result<(), PaymentError> {
+        let account = account.clone();
+        self.book(move |ledger| ledger.debit(&account, fee, now)).await.map(|_| ())
+    }
+
+    /// Winners of a sender that are not redeemed yet: what we would lose if its money were gone.
+    async fn exposed(&self, sender: Address) -> Result<Wei, String> {
+        let pending = self.book(|ledger| Ok(ledger.pending_by_sender())).await.map_err(|error| error.to_string())?;
+        Ok(pending.get(&sender).map_or(Wei::ZERO, |pending| pending.face_value))
+    }
+
+    async fn book<V: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ledger) -> Result<V, LedgerError> + Send + 'static,
+    ) -> Result<V, PaymentError> {
+        let ledger = self.ledger.clone();
+        let done = tokio::task::spawn_blocking(move || work(&ledger)).await;
+        let done = done.map_err(|error| PaymentError::Ledger(error.to_string()))?;
+        done.map_err(|error| PaymentError::Ledger(error.to_string()))
+    }
+
+    /// The chain, if it was seen within our credit clock.
+    pub(crate) fn head(&self, now: Timestamp) -> Option<ChainHead> {
+        let limit = i64::try_from(CREDIT_CLOCK.as_secs()).unwrap_or(i64::MAX);
+        self.broker.head().filter(|head| now.0.saturating_sub(head.seen_at.0) <= limit)
+    }
+
+    /// A sender's standing; the last known one, within our credit clock, when the chain does not answer.
+    async fn standing(&self, sender: Address) -> Result<SenderInfo, BrokerError> {
+        let answer = self.broker.sender_info(sender).await;
+        let mut known = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(standing) => {
+                if known.len() >= MAX_STANDINGS {
+                    known.retain(|_, (since, _)| since.elapsed() <= CREDIT_CLOCK);
+                }
+                if known.len() < MAX_STANDINGS || known.contains_key(&sender) {
+                    known.insert(sender, (Instant::now(), standing));
+                }
+                Ok(standing)
+            }
+            Err(error) => match known.get(&sender) {
+                Some((since, standing)) if since.elapsed() <= CREDIT_CLOCK => Ok(*standing),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Adds money, chain and their alarms to a status.
+    pub(crate) async fn report(&self, now: Timestamp, status: &mut NodeStatus) {
+        let books = self.book(|ledger| Ok((ledger.totals(), ledger.pending(), ledger.failure()))).await;
+        if let Ok((totals, pending, failure)) = books {
+            status.money = Money {
+                tickets_received: totals.tickets_received,
+                received_ev_wei: totals.received.to_string(),
+                tickets_won: totals.tickets_won,
+                won_wei: totals.won.to_string(),
+                tickets_redeemed: totals.tickets_redeemed,
+                paid_wei: totals.paid.to_string(),
+                redemption_failures: totals.redemption_failures,
+                tickets_pending: pending.tickets,
+                pending_wei: pending.face_value.to_string(),
+                tickets_abandoned: totals.tickets_abandoned,
+                payment_errors: Default::default(),
+            };
+            if let Some(text) = failure {
+                let id = if text.contains("disk full") { "DISK-FULL" } else { "FS-RO" }.to_owned();
+                status.alarms.push(Alarm { id, severity: "crit".to_owned(), instance: "ledger".to_owned(), text });
+            }
+        }
+        let (head, redeemer) = (self.broker.head(), self.redeemer.borrow().clone());
+        status.alarms.extend(alarms(&redeemer, head.as_ref(), self.config.redeem_gas, now));
+        let seen = head.as_ref();
+        status.chain = Some(Chain {
+            l1_block: seen.map_or(0, |head| head.l1_block.0),
+            round: seen.map_or(0, |head| head.round.0),
+            round_initialized: seen.is_some_and(|head| head.round == head.last_initialized_round),
+            active: seen.is_some_and(|head| head.recipient_active),
+            poll_age_s: seen.map_or(u64::MAX, |head| u64::try_from(now.0.saturating_sub(head.seen_at.0)).unwrap_or(0)),
+            recipient: self.recipient.to_string(),
+            hot_account: self.signer.account().to_string(),
+            hot_balance_wei: redeemer.hot_balance.map(|balance| balance.to_string()).unwrap_or_default(),
+            gas_price_wei: seen.map(|head| head.gas_price.to_string()).unwrap_or_default(),
+        });
+    }
+
+    /// The least price we ever offer: overhead only adds to it.
+    fn floor_price(&self) -> PricePerPixel {
+        let base = self.config.price_per_pixel;
+        if self.config.auto_adjust_price { base.with_overhead(Wei::ZERO, Wei::ZERO).unwrap_or(base) } else { base }
+    }
+}
+
+/// `POST /payment`: credit by manifest id.
+pub(crate) async fn serve<T: Transcoder, B: Broker, S: Signer>(
+    State(node): State<Arc<Orchestrator<T, B, S>>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    match pay(&node, &headers).await {
+        Ok(info) => {
+            let result = net::PaymentResult { info: Some(info) };
+            let mut response = Response::new(Body::from(result.encode_to_vec()));
+            let kind = HeaderValue::from_static("application/octet-stream");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        Err(rejection) => {
+            node.refuse(peer, "/payment", &rejection);
+            rejection.respond()
+        }
+    }
+}
+
+async fn pay<T: Transcoder, B: Broker, S: Signer>(
+    node: &Orchestrator<T, B, S>,
+    headers: &HeaderMap,
+) -> Result<net::OrchestratorInfo, Rejection> {
+    let payment = payment_header(headers)?;
+    let sender = Address::from_bytes(&payment.sender).unwrap_or_default();
+    let meta = segment_from_wire(&segment_header(headers)?)?;
+    if node.till.is_some() {
+        check_signature(&meta, sender)?;
+    }
+    node.token_key.check(meta.auth_token.as_ref(), node.now())?;
+    let token = meta.auth_token.ok_or(AuthTokenError::Missing)?;
+    let session = node.sessions.get(&token.session_id);
+    let mut price = session.as_deref().and_then(Session::price);
+    if let Some(till) = &node.till {
+        let manifest = String::from_utf8(meta.manifest_id).unwrap_or_else(|error| hex::encode(error.into_bytes()));
+        let account = Account::manifest(sender, manifest);
+        price = Some(till.take(&payment, &account, session.as_deref(), node.now()).await?);
+    }
+    Ok(node.offer(sender, price, &token).await?)
+}

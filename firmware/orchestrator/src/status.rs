@@ -1,0 +1,200 @@
+//! The node's status: the only view others get of it.
+//!
+//! Walk 3, step 1. Counters live here; the snapshot is put together once a second and published on a `watch`.
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use livepeer::broker::Broker;
+use livepeer::units::Pixels;
+use service::Heartbeat;
+use service::status::{NodeStatus, Segments, Workers};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Orchestrator;
+use crate::pool::Transcoder;
+use crate::reject::Rejection;
+use crate::sign::Signer;
+
+/// How often the status is put together.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Segments that percentiles are taken over.
+const RECENT: usize = 256;
+
+/// What the node counts.
+#[derive(Debug, Default)]
+pub struct Meters {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    segments: Segments,
+    payment_errors: BTreeMap<String, u64>,
+    /// Real-time ratio and latency of the newest segments.
+    recent: VecDeque<(f64, Duration)>,
+}
+
+impl Meters {
+    /// A segment was transcoded.
+    pub fn transcoded(&self, content: Duration, latency: Duration, pixels: Pixels, bytes_out: u64) {
+        let mut inner = self.lock();
+        inner.segments.ok += 1;
+        inner.segments.pixels = inner.segments.pixels.saturating_add(pixels.0);
+        inner.segments.bytes_out = inner.segments.bytes_out.saturating_add(bytes_out);
+        if inner.recent.len() >= RECENT {
+            inner.recent.pop_front();
+        }
+        let ratio = content.as_secs_f64() / latency.as_secs_f64().max(0.001);
+        inner.recent.push_back((ratio, latency));
+    }
+
+    /// An accepted segment failed.
+    pub fn failed(&self) {
+        self.lock().segments.failed += 1;
+    }
+
+    /// An upload came in whole.
+    pub fn received(&self, bytes: u64) {
+        let mut inner = self.lock();
+        inner.segments.bytes_in = inner.segments.bytes_in.saturating_add(bytes);
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, rejection: &Rejection) {
+        if rejection.concerns_payment() {
+            *self.lock().payment_errors.entry(rejection.kind().to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Segments so far, percentiles included.
+    #[must_use]
+    pub fn segments(&self) -> Segments {
+        let inner = self.lock();
+        let mut ratios: Vec<f64> = inner.recent.iter().map(|(ratio, _)| *ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let mut latencies: Vec<u64> = inner.recent.iter().map(|(_, latency)| millis(*latency)).collect();
+        latencies.sort_unstable();
+        Segments {
+            realtime_ratio_p50: rank(&ratios, 50),
+            realtime_ratio_p05: rank(&ratios, 5),
+            latency_ms_p50: rank(&latencies, 50),
+            latency_ms_p95: rank(&latencies, 95),
+            ..inner.segments.clone()
+        }
+    }
+
+    /// Refused payments so far, by reason.
+    #[must_use]
+    pub fn payment_errors(&self) -> BTreeMap<String, u64> {
+        self.lock().payment_errors.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The value at this percentile of sorted values, by nearest rank.
+fn rank<V: Copy + Default>(sorted: &[V], percent: usize) -> V {
+    let place = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(place - 1).copied().unwrap_or_default()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Publishes the status once a second, for ever.
+pub async fn publish<T: Transcoder, B: Broker, S: Signer>(
+    node: Arc<Orchestrator<T, B, S>>,
+    workers: impl Fn() -> (Workers, u64) + Send,
+    stopping: CancellationToken,
+    status: watch::Sender<NodeStatus>,
+    heartbeat: Heartbeat,
+) {
+    let started = Instant::now();
+    let mut tick = tokio::time::interval(REFRESH);
+    loop {
+        tick.tick().await;
+        let (workers, retried) = workers();
+        let snapshot = node.snapshot(workers, retried, stopping.is_cancelled(), started.elapsed()).await;
+        status.send_replace(snapshot);
+        heartbeat.beat();
+    }
+}
+
+impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
+    /// The status now.
+    pub async fn snapshot(&self, workers: Workers, retried: u64, stopping: bool, uptime: Duration) -> NodeStatus {
+        let counted = self.sessions.counted();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut status = NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: if stopping { "drain" } else { "run" }.to_owned(),
+            uptime_s: uptime.as_secs(),
+            service_uri: self.service_uri.to_string(),
+            network: if self.till.is_some() { "onchain" } else { "offchain" }.to_owned(),
+            sessions: service::status::Sessions {
+                active: count(self.sessions.len()),
+                capacity: count(self.max_sessions()),
+                started: counted.started,
+                ended: counted.ended,
+                refused: counted.refused,
+            },
+            segments: Segments { retried, ..self.meters.segments() },
+            alarms: worker_alarms(&workers),
+            workers,
+            ..NodeStatus::default()
+        };
+        if let Some(till) = &self.till {
+            till.report(self.now(), &mut status).await;
+        }
+        status.money.payment_errors = self.meters.payment_errors();
+        status.alarms.sort();
+        status
+    }
+}
+
+/// Alarms about the workers.
+fn worker_alarms(workers: &Workers) -> Vec<service::status::Alarm> {
+    let unfit = workers.unfit.as_ref().map(|reason| service::status::Alarm {
+        id: "ENC-PROBE-FAIL".to_owned(),
+        severity: "crit".to_owned(),
+        instance: String::new(),
+        text: reason.clone(),
+    });
+    unfit.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_newest_segments() {
+        let meters = Meters::default();
+        for _ in 0..RECENT {
+            meters.transcoded(Duration::from_secs(2), Duration::from_secs(20), Pixels(1), 1);
+        }
+        for ms in 1..=100 {
+            meters.transcoded(Duration::from_secs(2), Duration::from_millis(ms * 10), Pixels(10), 1);
+        }
+        let segments = meters.segments();
+        assert_eq!((segments.ok, segments.pixels), (356, 1256));
+        assert_eq!(segments.latency_ms_p95, 20_000);
+        for ms in 0..RECENT as u64 {
+            meters.transcoded(Duration::from_secs(2), Duration::from_millis(100 + ms % 2), Pixels(0), 0);
+        }
+        let segments = meters.segments();
+        assert_eq!((segments.latency_ms_p50, segments.latency_ms_p95), (100, 101));
+        assert!(segments.realtime_ratio_p05 > 19.0 && segments.realtime_ratio_p50 <= 20.0);
+    }
+
+    #[test]
+    fn a_node_without_segments_has_no_percentiles() {
+        assert_eq!(Meters::default().segments(), Segments::default());
+    }
+}
