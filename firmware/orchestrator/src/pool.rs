@@ -1,15 +1,30 @@
 //! The workers: who transcodes which segment, and what happens when a worker does not come back.
 //!
 //! Walk 1, steps 7 to 9; walk 4, step 1. The pool is the only part that starts, feeds and ends workers.
-//! What it decides is in [`state`], pure; what it does is in [`spawn`].
+//! What it decides of one worker is in [`state`], pure; [`spawn`] holds its process, one thread
+//! each; [`driver`] is the one task that owns them all.
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use livepeer::profile::Profile;
 use livepeer::units::Pixels;
+use sandbox::launch::LaunchPlan;
 use sandbox::memfd::Sealed;
-use sandbox::message::{Clip, JobError, Rendition};
+use sandbox::message::{Clip, JobError, Ready, Rendition};
+use service::Restart;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+mod driver;
+mod spawn;
+mod state;
+
+pub use driver::{Driver, PoolError};
+pub use state::{Action, Event, Phase, Recycle, WorkerState};
 
 /// Turns segments into renditions.
 ///
@@ -129,5 +144,159 @@ impl Capacity {
     #[must_use]
     pub fn free(self) -> usize {
         self.total.saturating_sub(self.busy)
+    }
+}
+
+/// Segments of one session that may wait behind the one in hand.
+pub const SESSION_QUEUE: usize = 4;
+/// Requests on their way to the driver; each waits there under its own deadline, so few need to wait here.
+const REQUESTS: usize = 64;
+/// How long after its deadline a request is answered at the latest: killing a worker takes its time.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the pool is made of.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// How a worker is started.
+    pub launch: LaunchPlan,
+    /// GStreamer's cache of plugins, written once before the first worker; must be the launch plan's.
+    pub registry: Option<PathBuf>,
+    /// Sessions at the same time, each with a worker of its own; at least 1.
+    pub sessions: usize,
+    /// Workers kept ready for sessions to come, within `sessions`; 1 or 2.
+    pub idle: usize,
+    /// Processor threads that all workers share.
+    pub threads: usize,
+    /// How long a worker may take to be ready.
+    pub start_timeout: Duration,
+    /// When a worker is replaced although nothing is wrong with it.
+    pub recycle: Recycle,
+    /// How workers that do not even start are tried again, and when not any more.
+    pub restart: Restart,
+}
+
+impl PoolConfig {
+    /// Usual values for a box with so many processor threads.
+    #[must_use]
+    pub fn new(launch: LaunchPlan, sessions: usize, threads: usize) -> Self {
+        Self {
+            launch,
+            registry: None,
+            sessions: sessions.max(1),
+            idle: 1,
+            threads: threads.max(1),
+            start_timeout: Duration::from_secs(60),
+            recycle: Recycle::DEFAULT,
+            restart: Restart::DEFAULT,
+        }
+    }
+}
+
+/// What the pool says of itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PoolStatus {
+    /// What a worker proved last; `None` until the first is ready.
+    pub proved: Option<Ready>,
+    /// Workers that are starting.
+    pub starting: usize,
+    /// Workers that wait for a session or for the next segment of theirs.
+    pub ready: usize,
+    /// Workers at work.
+    pub busy: usize,
+    /// Sessions that hold a worker.
+    pub sessions: usize,
+    /// Segments transcoded.
+    pub done: u64,
+    /// Segments that failed by the stream's fault.
+    pub refused: u64,
+    /// Workers that died, hung or lied with a segment in hand.
+    pub lost: u64,
+    /// Workers replaced as a precaution.
+    pub recycled: u64,
+    /// Requests turned away for want of room.
+    pub turned_away: u64,
+    /// What became of the last worker that was lost or did not start.
+    pub last_loss: Option<String>,
+}
+
+/// A request on its way to the driver.
+#[derive(Debug)]
+struct Order {
+    session: String,
+    request: TranscodeRequest,
+    arrived: Instant,
+    reply: oneshot::Sender<Result<Transcoded, TranscodeError>>,
+}
+
+/// The pool of jailed workers, as requests see it. Clones are the same pool.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    orders: mpsc::Sender<Order>,
+    ended: Arc<Ended>,
+    status: watch::Receiver<PoolStatus>,
+    sessions: usize,
+}
+
+/// Sessions to be forgotten, for the driver to take; a set, so that it stays as small as there are sessions.
+#[derive(Debug, Default)]
+struct Ended {
+    sessions: Mutex<BTreeSet<String>>,
+    news: Notify,
+}
+
+impl Pool {
+    /// A pool and the driver that makes it work; nothing starts before the driver runs.
+    #[must_use]
+    pub fn new(config: PoolConfig) -> (Self, Driver) {
+        let (orders, inbox) = mpsc::channel(REQUESTS);
+        let (publish, status) = watch::channel(PoolStatus::default());
+        let ended = Arc::new(Ended::default());
+        let pool = Self { orders, ended: Arc::clone(&ended), status, sessions: config.sessions };
+        (pool, Driver::new(config, inbox, ended, publish))
+    }
+
+    /// The pool's status, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<PoolStatus> {
+        self.status.clone()
+    }
+
+    /// Waits until a worker is ready, and says what it proved. Cancel safe.
+    ///
+    /// # Errors
+    /// [`TranscodeError::Unfit`] when the driver has ended without a worker ever being ready.
+    pub async fn proved(&self) -> Result<Ready, TranscodeError> {
+        let mut status = self.status.clone();
+        let ready =
+            status.wait_for(|status| status.proved.is_some()).await.ok().and_then(|status| status.proved.clone());
+        ready.ok_or_else(|| TranscodeError::Unfit {
+            reason: self.status.borrow().last_loss.clone().unwrap_or_else(|| "the pool has ended".to_owned()),
+        })
+    }
+}
+
+impl Transcoder for Pool {
+    async fn transcode(&self, session: &str, request: TranscodeRequest) -> Result<Transcoded, TranscodeError> {
+        let latest = request.deadline.saturating_add(GRACE);
+        let (reply, answer) = oneshot::channel();
+        let order = Order { session: session.to_owned(), request, arrived: Instant::now(), reply };
+        self.orders.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => TranscodeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => TranscodeError::Stopped,
+        })?;
+        match tokio::time::timeout(latest, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(TranscodeError::Stopped),
+            Err(_) => Err(TranscodeError::Timeout),
+        }
+    }
+
+    fn end_session(&self, session: &str) {
+        self.ended.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned());
+        self.ended.news.notify_one();
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { total: self.sessions, busy: self.status.borrow().sessions }
     }
 }

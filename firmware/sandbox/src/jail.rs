@@ -8,6 +8,7 @@
 //! | `no-new-privileges` | set-user-id programs and the like | fatal |
 //! | `rlimits` | core dumps, many files, huge files | fatal |
 //! | `user-namespace` | every power over anything outside | recorded |
+//! | `task-limit` | fork and thread bombs | recorded |
 //! | `mount-`, `ipc-`, `network-`, `uts-namespace` | mounts, shared memory, all networks, host names | recorded |
 //! | `private-root` | every file that is not granted, as if it did not exist | recorded |
 //! | `landlock` | every file that is not granted, and writing, signals and networks besides | recorded |
@@ -203,8 +204,11 @@ pub fn enter(plan: &JailPlan) -> Result<Layers, JailError> {
     layers.add("no-new-privileges");
     set_limits(&plan.limits)?;
     layers.add("rlimits");
+    let root = nix::unistd::geteuid().is_root();
     namespaces::enter(&mut layers);
-    if layers.has("user-namespace") {
+    if root {
+        layers.lack("task-limit", "the kernel exempts root: run the node as an ordinary user");
+    } else if layers.has("user-namespace") {
         // Inside its own user namespace the count starts anew; outside it would count all of the user's.
         let tasks = plan.limits.tasks;
         layers.record("task-limit", setrlimit(Resource::RLIMIT_NPROC, tasks, tasks));
@@ -232,7 +236,8 @@ fn set_limits(limits: &ProcessLimits) -> Result<(), JailError> {
     set(Resource::RLIMIT_NOFILE, limits.open_files)?;
     set(Resource::RLIMIT_FSIZE, limits.file_size)?;
     set(Resource::RLIMIT_MSGQUEUE, 0)?;
-    set(Resource::RLIMIT_MEMLOCK, 0)?;
+    // Room for the key store that a crypto library makes when a plugin loads it; it complains aloud without.
+    set(Resource::RLIMIT_MEMLOCK, 64 << 10)?;
     if let Some(bytes) = limits.private_memory {
         set(Resource::RLIMIT_DATA, bytes)?;
     }
@@ -299,7 +304,19 @@ fn drop_capabilities() -> Result<(), JailError> {
     let nothing = [0u32; 6];
     // SAFETY: `header` is live and of version 3, for which the kernel reads six words, which `nothing` has.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, nothing.as_ptr()) };
-    Errno::result(result).map(drop).map_err(step("no-capabilities"))
+    match Errno::result(result) {
+        // A unit's own filter may forbid the call; without capabilities nothing is lost by that.
+        Err(_) if has_no_capabilities() => Ok(()),
+        other => other.map(drop).map_err(step("no-capabilities")),
+    }
+}
+
+fn has_no_capabilities() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let zero = |name| {
+        status.lines().any(|line| line.strip_prefix(name).is_some_and(|set| set.trim().bytes().all(|b| b == b'0')))
+    };
+    ["CapEff:", "CapPrm:", "CapInh:"].into_iter().all(zero)
 }
 
 /// Writes a file of `/proc/self`, which is how a user namespace gets its maps.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -134,6 +134,35 @@ pub enum LaunchError {
     Cgroup(#[from] CgroupError),
 }
 
+/// Has the worker program write GStreamer's cache of plugins, which jailed workers then only read.
+///
+/// Runs the program as `PROGRAM --scan`, outside the jail (it sees no media) and with the environment of
+/// a worker, and waits for it at most `timeout`. Quick when the cache is up to date.
+///
+/// # Errors
+/// [`LaunchError::Start`] when the program cannot be started, fails, or takes too long.
+pub fn make_registry(program: &Path, registry: &Path, timeout: Duration) -> Result<(), LaunchError> {
+    let fail = |source| LaunchError::Start { program: program.to_owned(), source };
+    let mut command = Command::new(program);
+    command.arg("--scan").env_clear().envs(WORKER_ENV).env("GST_REGISTRY", registry);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = thread::spawn(command).map_err(fail)?;
+    let start = Instant::now();
+    loop {
+        match child.try_wait().map_err(fail)? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(fail(io::Error::other(format!("--scan: {status}")))),
+            None if start.elapsed() < timeout => std::thread::sleep(Duration::from_millis(5)),
+            None => {
+                // Both fail only when it is gone, which is what is wanted.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(fail(io::Error::other(format!("--scan took longer than {timeout:?}"))));
+            }
+        }
+    }
+}
+
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ending {
@@ -141,7 +170,7 @@ pub enum Ending {
     #[error("exited with status {0}")]
     Exited(i32),
     /// Killed by the filter for a system call it may not make; the kernel's log names the call.
-    #[error("killed for a forbidden system call (the kernel's log names it: journalctl -k -g SECCOMP)")]
+    #[error("killed for a forbidden system call (the kernel's log names it: journalctl -k -g type=1326)")]
     ForbiddenCall,
     /// Killed by the kernel at its memory limit.
     #[error("killed at its memory limit")]
@@ -319,6 +348,14 @@ impl Worker {
         &self.channel
     }
 
+    /// A handle that ends the worker from another thread, even one that waits in [`Worker::run`] now.
+    ///
+    /// # Errors
+    /// [`ChannelError::Kernel`] when no descriptor is left.
+    pub fn interrupter(&self) -> Result<Interrupter, ChannelError> {
+        Ok(Interrupter { socket: self.channel.as_fd().try_clone_to_owned()? })
+    }
+
     /// Layers that the parent adds to those the worker reports: the control group.
     #[must_use]
     pub fn outer_layers(&self) -> &Layers {
@@ -451,6 +488,20 @@ impl Worker {
             Some(signal) => Ending::Signal(signal.as_str()),
             None => Ending::Unknown,
         }
+    }
+}
+
+/// Ends a worker by cutting its channel; whoever runs it notices at once and reaps it.
+#[derive(Debug)]
+pub struct Interrupter {
+    socket: OwnedFd,
+}
+
+impl Interrupter {
+    /// Cuts the channel.
+    pub fn interrupt(&self) {
+        // Fails only when it is cut already.
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 }
 
