@@ -16,7 +16,7 @@ use ethers::abi::{AbiDecode, AbiEncode, RawLog, Token};
 use ethers::contract::EthEvent;
 use ethers::types::{Bytes, TransactionReceipt, U256};
 use livepeer::address::{Address, H256};
-use livepeer::broker::{Broker, FaultClass, Prepared, TransactionStatus};
+use livepeer::broker::{Broker, ChainHead, FaultClass, Prepared, TransactionStatus};
 use livepeer::recipient_rand::RecipientRand;
 use livepeer::signature::SigningKey;
 use livepeer::ticket::{Ticket, WinningTicket};
@@ -689,6 +689,35 @@ async fn an_unreachable_chain_is_said_so_and_comes_back() {
     let seen = heads.wait_for(|head| head.is_some_and(|head| head.l2_block.0 >= height));
     tokio::time::timeout(wait, seen).await.expect("the chain is back").unwrap();
     assert!(!watching.is_finished(), "the watch outlives an outage");
+    watching.abort();
+}
+
+#[tokio::test]
+async fn a_chain_that_steps_back_is_believed_only_when_it_stays_back() {
+    let anvil = Anvil::start().await.unwrap();
+    let chain = small_state(&anvil).await;
+    let mut config = chain.config(recipient());
+    config.poll_interval_ms = 100;
+    let broker = EthBroker::new(config, Box::new(|| Timestamp(7))).unwrap();
+    let watcher = broker.clone();
+    let watching = tokio::spawn(async move { watcher.run().await });
+    let wait = Duration::from_secs(20);
+    let mut heads = broker.subscribe();
+    let before = anvil.snapshot().await.unwrap();
+    anvil.mine(10).await.unwrap();
+    let high = anvil.block_number().await.unwrap();
+    let at = |height: u64| move |head: &Option<ChainHead>| head.is_some_and(|head| head.l2_block.0 == height);
+    tokio::time::timeout(wait, heads.wait_for(at(high))).await.expect("the height").unwrap();
+    anvil.rewind(before).await.unwrap();
+    let mut doubted = false;
+    let back = tokio::time::timeout(wait, async {
+        while !heads.wait_for(|_| true).await.is_ok_and(|head| at(high - 10)(&head)) {
+            doubted |= broker.fault().is_some_and(|fault| fault.contains("was seen before"));
+            tokio::task::yield_now().await;
+        }
+    });
+    back.await.expect("a chain that stays back is believed");
+    assert!(doubted, "at first it was not");
     watching.abort();
 }
 

@@ -85,23 +85,27 @@ impl EthBroker {
     /// # Errors
     /// [`ChainError`]; the last head stays published.
     pub async fn look(&self) -> Result<ChainHead, ChainError> {
+        self.publish(self.read_head().await)
+    }
+
+    async fn read_head(&self) -> Result<ChainHead, ChainError> {
         let inner = &self.0;
-        let result = async {
-            let deployment = self.deployment().await?;
-            let last = *inner.head.borrow();
-            head::look(&inner.rpc, &deployment, inner.config.recipient, last, (inner.clock)()).await
-        }
-        .await;
-        let head = match result {
-            Ok(head) => head,
-            Err(error) => {
-                inner.fault.send_replace(Some(error.to_string()));
-                return Err(error);
+        let deployment = self.deployment().await?;
+        let last = *inner.head.borrow();
+        head::look(&inner.rpc, &deployment, inner.config.recipient, last, (inner.clock)()).await
+    }
+
+    fn publish(&self, seen: Result<ChainHead, ChainError>) -> Result<ChainHead, ChainError> {
+        match &seen {
+            Ok(head) => {
+                self.0.fault.send_replace(None);
+                self.0.head.send_replace(Some(*head));
             }
-        };
-        inner.fault.send_replace(None);
-        inner.head.send_replace(Some(head));
-        Ok(head)
+            Err(error) => {
+                self.0.fault.send_replace(Some(error.to_string()));
+            }
+        }
+        seen
     }
 
     /// Keeps looking at the chain until dropped. An unreachable chain is told once, and again when it is back.
@@ -143,17 +147,14 @@ impl EthBroker {
 
     /// A look that does not step back to an older block at once.
     async fn look_forward(&self, before: Option<ChainHead>, behind: &mut u32) -> Result<ChainHead, ChainError> {
-        let inner = &self.0;
-        let head = self.look().await?;
-        if let Some(before) = before.filter(|b| head.l2_block < b.l2_block) {
-            *behind = behind.saturating_add(1);
-            if *behind < MAX_BEHIND {
-                inner.head.send_replace(Some(before));
-                return Err(ChainError::Behind { seen: before.l2_block.0, found: head.l2_block.0 });
+        let mut seen = self.read_head().await;
+        if let (Ok(head), Some(before)) = (&seen, before) {
+            *behind = if head.l2_block < before.l2_block { behind.saturating_add(1) } else { 0 };
+            if (1..MAX_BEHIND).contains(behind) {
+                seen = Err(ChainError::Behind { seen: before.l2_block.0, found: head.l2_block.0 });
             }
         }
-        *behind = 0;
-        Ok(head)
+        self.publish(seen)
     }
 
     /// Why the last look failed; `None` when it did not.
