@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chain::contracts::{
@@ -24,10 +25,13 @@ use livepeer::transaction::{Transaction, transaction_hash};
 use livepeer::units::{Round, Timestamp, Wei, WinProb};
 use millrace_tests::anvil::{Anvil, AnvilOptions, Mining};
 use millrace_tests::devchain::{DevChain, Params};
+use rustls::ServerConfig;
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// Anybody: calls that name no particular sender come from here.
 const ANYBODY: Address = Address(ethers::types::H160([0xa1; 20]));
@@ -690,6 +694,62 @@ async fn an_unreachable_chain_is_said_so_and_comes_back() {
     tokio::time::timeout(wait, seen).await.expect("the chain is back").unwrap();
     assert!(!watching.is_finished(), "the watch outlives an outage");
     watching.abort();
+}
+
+/// A door that speaks TLS with the given certificate.
+async fn tls_door(target: String, identity: &rcgen::CertifiedKey<rcgen::KeyPair>) -> (String, JoinSet<()>) {
+    let key = PrivatePkcs8KeyDer::from(identity.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let target = target.strip_prefix("http://").unwrap().to_owned();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut passing = JoinSet::new();
+        loop {
+            let (inside, _) = listener.accept().await.unwrap();
+            let (acceptor, target) = (acceptor.clone(), target.clone());
+            passing.spawn(async move {
+                let Ok(mut inside) = acceptor.accept(inside).await else { return };
+                let mut outside = TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
+            });
+        }
+    });
+    (url, tasks)
+}
+
+#[tokio::test]
+async fn an_https_endpoint_must_prove_who_it_is() {
+    let anvil = Anvil::start().await.unwrap();
+    let chain = DevChain::deploy(&anvil, &Params::default()).await.unwrap();
+    let identity = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (url, _tasks) = tls_door(anvil.url().to_owned(), &identity).await;
+    let trusting = |name: &str, pem: String| {
+        let ca_file = dir.path().join(name);
+        std::fs::write(&ca_file, pem).unwrap();
+        let rpc = vec![url.parse().unwrap()];
+        EthBroker::new(ChainConfig { ca_file, rpc, ..chain.config(recipient()) }, Box::new(|| Timestamp(0)))
+    };
+    let head = trusting("right.pem", identity.cert.pem()).unwrap().look().await.unwrap();
+    assert_eq!(head.round, Round(1));
+    let error = trusting("wrong.pem", stranger.cert.pem()).unwrap().look().await.unwrap_err();
+    assert_eq!(error.class(), FaultClass::Transport);
+    let detail = livepeer::broker::BrokerError::from(error).detail;
+    assert!(detail.contains("could not be reached") && detail.contains("certificate"), "{detail}");
+    let error = trusting("none.pem", String::new()).unwrap_err();
+    assert_eq!(error.class(), FaultClass::Operator);
+    let missing = dir.path().join("missing.pem");
+    let config = ChainConfig { ca_file: missing, rpc: vec![url.parse().unwrap()], ..chain.config(recipient()) };
+    assert!(EthBroker::new(config, Box::new(|| Timestamp(0))).unwrap_err().needs_operator());
 }
 
 #[tokio::test]
