@@ -1,0 +1,116 @@
+//! `millrace status`: the node as it sees itself.
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+use service::status::{NodeStatus, StatusError, read_status};
+
+use crate::failure::{self, Code, Failure, Outcome};
+use crate::{table, text};
+
+/// Where the node's status socket is, unless told otherwise.
+pub(crate) const SOCKET: &str = "/run/millrace/node.sock";
+
+/// Show the running node.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  millrace status
+  millrace status --json | jq .segments")]
+pub(crate) struct Args {
+    /// The node's status socket
+    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> failure::Result {
+    let status = read(&args.socket).await?;
+    if args.json {
+        table::json(&status)?;
+    } else {
+        print(&status);
+    }
+    Ok(Outcome::Done)
+}
+
+/// The node's status, or what to do to get one.
+pub(crate) async fn read(socket: &Path) -> failure::Result<NodeStatus> {
+    read_status(socket).await.map_err(|error| {
+        let failure = Failure::from_error(Code::Unavailable, &error);
+        match &error {
+            StatusError::Unreachable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                failure.advise("the socket is for members of group millrace: run this with sudo, or join the group")
+            }
+            StatusError::Unreachable { .. } => failure.advise(
+                "start it:      systemctl start millrace-node\nsee why not:   journalctl -u millrace-node -n 50\n\
+                 elsewhere?     millrace status --socket PATH",
+            ),
+            StatusError::Timeout { .. } => failure.advise("see what it does: journalctl -u millrace-node -n 50"),
+            StatusError::Malformed { .. } => {
+                failure.advise("restart the node after an update: systemctl restart millrace-node")
+            }
+        }
+    })
+}
+
+fn print(status: &NodeStatus) {
+    let NodeStatus { sessions, segments, workers, money, .. } = status;
+    table::facts(&[
+        ("node", format!("{} {}, up {}", status.version, status.mode, text::uptime(status.uptime_s))),
+        ("serves", status.service_uri.clone()),
+        ("network", status.network.clone()),
+        (
+            "sessions",
+            format!(
+                "{} of {}, {} since start, {} turned away",
+                sessions.active, sessions.capacity, sessions.started, sessions.refused
+            ),
+        ),
+        ("segments", format!("{} done, {} failed, {} retried", segments.ok, segments.failed, segments.retried)),
+        ("pixels", text::grouped(segments.pixels)),
+        ("traffic", format!("{} in, {} out", text::bytes(segments.bytes_in), text::bytes(segments.bytes_out))),
+        (
+            "real-time ratio",
+            format!(
+                "{:.1} median, {:.1} for the slowest of twenty",
+                segments.realtime_ratio_p50, segments.realtime_ratio_p05
+            ),
+        ),
+        (
+            "latency",
+            format!("{} ms median, {} ms for the slowest of twenty", segments.latency_ms_p50, segments.latency_ms_p95),
+        ),
+        (
+            "workers",
+            format!("{} alive, {} at work, {} lost, {}", workers.alive, workers.busy, workers.lost, workers.engine),
+        ),
+        ("no workers", workers.unfit.clone().unwrap_or_default()),
+        ("jail", workers.jail_layers.join(" ")),
+        (
+            "jail lacks",
+            workers.jail_missing.iter().map(|(layer, why)| format!("{layer} ({why})")).collect::<Vec<_>>().join(", "),
+        ),
+    ]);
+    if let Some(chain) = &status.chain {
+        println!();
+        table::facts(&[
+            ("round", format!("{}{}", chain.round, if chain.round_initialized { "" } else { ", not initialised" })),
+            ("L1 block", format!("{}, read {} s ago", chain.l1_block, chain.poll_age_s)),
+            ("active set", if chain.active { "in it" } else { "not in it: no payment is accepted" }.to_owned()),
+            ("recipient", chain.recipient.clone()),
+            ("hot account", format!("{}, {}", chain.hot_account, text::money(&chain.hot_balance_wei))),
+            ("gas price", format!("{} wei", chain.gas_price_wei)),
+        ]);
+        println!();
+        crate::money::print_tickets(money);
+    }
+    if !status.alarms.is_empty() {
+        println!();
+        let row = |alarm: &service::status::Alarm| {
+            vec![alarm.severity.clone(), alarm.id.clone(), alarm.instance.clone(), alarm.text.clone()]
+        };
+        let rows: Vec<_> = status.alarms.iter().map(row).collect();
+        table::print(&["severity", "alarm", "about", "what to do"], &rows);
+    }
+}
