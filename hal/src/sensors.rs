@@ -132,15 +132,10 @@ impl Sensors for LinuxSensors {
     }
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the counts' types differ between processors")]
 fn disk(path: &Path) -> Option<Disk> {
     let stat = statvfs(path).ok()?;
-    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.fragment_size() as u64));
-    Some(Disk {
-        total: bytes(stat.blocks() as u64),
-        free: bytes(stat.blocks_available() as u64),
-        free_files: stat.files_available() as u64,
-    })
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.fragment_size()));
+    Some(Disk { total: bytes(stat.blocks()), free: bytes(stat.blocks_available()), free_files: stat.files_available() })
 }
 
 /// Thermal zones by their type, and chips' inputs by chip and label. Broken sensors, which read absurdly,

@@ -10,42 +10,42 @@ use sandbox::memfd::Sealed;
 use sandbox::message::{Done, Job, Limits, Ready};
 
 /// Long enough for a machine that builds something else meanwhile.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The probe's program. A run as another user has a copy that this user can read.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::var_os("MILLRACE_PROBE").map_or_else(|| env!("CARGO_BIN_EXE_sandbox-probe").into(), PathBuf::from)
 }
 
 /// How the probe is started.
-pub fn plan(limits: ProcessLimits, args: &[&str]) -> LaunchPlan {
+pub(crate) fn plan(limits: ProcessLimits, args: &[&str]) -> LaunchPlan {
     let plan = LaunchPlan::software(program(), JailPlan::software(limits), None);
     LaunchPlan { args: args.iter().map(Into::into).collect(), log: LogTo::Inherit, ..plan }.with_delegated_cgroup()
 }
 
 /// A probe that is ready.
-pub struct Probe {
-    pub worker: Worker,
-    pub ready: Ready,
+pub(crate) struct Probe {
+    pub(crate) worker: Worker,
+    pub(crate) ready: Ready,
 }
 
 /// With every lock closed, as a worker at work.
-pub fn sealed() -> Probe {
+pub(crate) fn sealed() -> Probe {
     start(&plan(ProcessLimits::default(), &[]))
 }
 
 /// Without the last lock, so that the jail itself is tested.
-pub fn jail_only() -> Probe {
+pub(crate) fn jail_only() -> Probe {
     start(&plan(ProcessLimits::default(), &["--jail-only"]))
 }
 
-pub fn start(plan: &LaunchPlan) -> Probe {
+pub(crate) fn start(plan: &LaunchPlan) -> Probe {
     let mut worker = launch(plan).unwrap();
     let ready = worker.wait_ready(PATIENCE).unwrap();
     Probe { worker, ready }
 }
 
-pub fn job(behaviour: &str) -> Job {
+pub(crate) fn job(behaviour: &str) -> Job {
     Job {
         id: 1,
         profiles: vec![preset("360p").unwrap()],
@@ -57,13 +57,13 @@ pub fn job(behaviour: &str) -> Job {
 }
 
 impl Probe {
-    pub fn run(&mut self, behaviour: &str) -> Result<(Done, Vec<Sealed>), RunError> {
+    pub(crate) fn run(&mut self, behaviour: &str) -> Result<(Done, Vec<Sealed>), RunError> {
         let media = Sealed::from_bytes(b"some media, eight bytes and more").unwrap();
         self.worker.run(&job(behaviour), media.as_fd(), PATIENCE)
     }
 
     /// What the probe tells of an attempt.
-    pub fn told(&mut self, attempt: &str) -> String {
+    pub(crate) fn told(&mut self, attempt: &str) -> String {
         match self.run(attempt) {
             Err(RunError::Job { detail, .. }) => detail,
             other => panic!("the probe did not live to tell about {attempt:?}: {other:?}"),
@@ -71,25 +71,25 @@ impl Probe {
     }
 
     /// The attempt is refused and the probe lives on.
-    pub fn is_refused(&mut self, attempt: &str) {
+    pub(crate) fn is_refused(&mut self, attempt: &str) {
         let told = self.told(attempt);
         assert!(told.starts_with("refused: "), "{attempt}: {told}; layers {:?}", self.ready.layers);
     }
 
     /// How the probe died of an attempt.
-    pub fn dies_of(mut self, attempt: &str) -> Ending {
+    pub(crate) fn dies_of(mut self, attempt: &str) -> Ending {
         match self.run(attempt) {
             Err(RunError::Died(ending)) => ending,
             other => panic!("the probe survived {attempt:?}: {other:?}"),
         }
     }
 
-    pub fn has(&self, layer: &str) -> bool {
+    pub(crate) fn has(&self, layer: &str) -> bool {
         self.ready.layers.iter().any(|active| active == layer)
     }
 
     /// Says which layers this machine does not have, so that a pass is never silent about it.
-    pub fn print_missing(&self) {
+    pub(crate) fn print_missing(&self) {
         for (layer, reason) in &self.ready.missing_layers {
             println!("this machine lacks {layer}: {reason}");
         }

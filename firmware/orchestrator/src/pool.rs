@@ -24,7 +24,7 @@ mod spawn;
 mod state;
 
 pub use driver::{Driver, PoolError};
-pub use state::{Action, Event, Phase, Recycle, WorkerState};
+pub use state::{Action, Event, JobId, Phase, Recycle, WorkerState};
 
 /// Turns segments into renditions.
 ///

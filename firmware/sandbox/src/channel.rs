@@ -286,7 +286,6 @@ fn receive_record(socket: BorrowedFd<'_>, record: &mut [u8]) -> Result<(usize, V
         if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: CMSG_LEN only computes.
             let empty = unsafe { libc::CMSG_LEN(0) } as usize;
-            #[expect(clippy::unnecessary_cast, reason = "the length's type differs between C libraries")]
             let count = (head.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
             // SAFETY: the data of this entry follows its header.
             let data = unsafe { libc::CMSG_DATA(entry) }.cast::<RawFd>();

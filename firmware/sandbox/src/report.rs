@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn renditions_descriptors_and_profiles_must_agree() {
-        assert!(matches!(verdict(|done| drop(done.renditions.pop())), Err(Lie::Count { .. })));
+        assert!(matches!(verdict(|done| done.renditions.truncate(1)), Err(Lie::Count { .. })));
         assert!(matches!(check_report(&job(), &Report::Done(done()), 1), Err(Lie::Count { .. })));
         assert!(matches!(check_report(&job(), &Report::Done(done()), 3), Err(Lie::Count { .. })));
     }

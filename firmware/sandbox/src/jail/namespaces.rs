@@ -1,4 +1,5 @@
 //! Own views of users, mounts, shared memory, networks and host names.
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
@@ -33,9 +34,21 @@ pub(super) fn enter(layers: &mut Layers) {
                 layers.lack("user-map", error);
             }
         }
-        Err(errno) => layers.lack("user-namespace", errno.desc()),
+        Err(errno) => layers.lack("user-namespace", why(errno)),
     }
     for (flag, layer) in OTHERS {
-        layers.record(layer, unshare(flag).map_err(|errno| errno.desc()));
+        layers.record(layer, unshare(flag).map_err(why));
+    }
+}
+
+/// The refusal in words that say what to change.
+fn why(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSPC => "none are left to be made (sysctl user.max_user_namespaces and its kin)",
+        Errno::EPERM => {
+            "not permitted (no privilege; for the user namespace: AppArmor, a container or a sysctl forbids it)"
+        }
+        Errno::EINVAL | Errno::ENOSYS => "not built into the kernel",
+        other => other.desc(),
     }
 }
