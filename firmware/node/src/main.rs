@@ -1,2 +1,71 @@
-//! millrace-node: read configuration, build, run, stop
-fn main() {}
+//! `millrace-node`: serve gateways, keep their tickets, redeem the winners.
+//!
+//! The story of the daemon in ten steps: parse, log, read the configuration, detect what works, open the
+//! ledger, build, say ready, wait, drain, end. What the parts do stands in their crates; how they are put
+//! together in [`build`].
+
+mod build;
+mod config;
+mod run;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use service::{Exit, ExitReason};
+
+use crate::config::Config;
+
+/// Serve Livepeer gateways: transcode their segments, keep their tickets, redeem the winners.
+///
+/// Without a configuration the node works off-chain on port 8935 and keeps its state in ./millrace-state.
+/// MILLRACE_LOG sets what is logged, such as `info` or `warn,orchestrator=debug`.
+///
+/// Exit status: 0 stopped as asked, 64 called wrongly, 69 something needed is missing, 70 own fault,
+/// 77 not permitted, 78 configuration wrong.
+#[derive(Debug, Parser)]
+#[command(name = "millrace-node", version)]
+struct Args {
+    /// Configuration file, TOML; every key has a default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory for keys and ledger; wins over the configuration.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Check the configuration and end.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> Exit {
+    service::init_crypto();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(told) => return usage(&told),
+    };
+    service::init_journal("millrace-node");
+    let config = match Config::read(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return Exit::because(ExitReason::Config, error),
+    };
+    if args.check {
+        tracing::info!("configuration is good");
+        return Exit::stopped();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Exit::because(ExitReason::Software, error),
+    };
+    match runtime.block_on(run::run(config, args.state_dir)) {
+        Ok(()) => Exit::stopped(),
+        Err(error) => Exit::because(error.reason(), error),
+    }
+}
+
+/// Help and version are answers; everything else is a call gone wrong.
+fn usage(told: &clap::Error) -> Exit {
+    let printed = told.print();
+    if told.use_stderr() || printed.is_err() {
+        return Exit::because(ExitReason::Usage, "see millrace-node --help");
+    }
+    Exit::stopped()
+}

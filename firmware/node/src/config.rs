@@ -1,0 +1,172 @@
+//! What an operator may set: one file, a section for each part. An empty file is a node off-chain.
+use std::path::{Path, PathBuf};
+
+use chain::ChainConfig;
+use orchestrator::{PaymentConfig, RedeemerConfig};
+use serde::Deserialize;
+
+/// The whole configuration. Every key is read at start; a reload applies none of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where keys and ledger are kept. Default: `$STATE_DIRECTORY`, else `millrace-state` here.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Socket on which the node tells its status. Default: `node.sock` in `$RUNTIME_DIRECTORY`, else in
+    /// `/run/millrace`, else in the state directory.
+    pub(crate) status_socket: Option<PathBuf>,
+    /// Socket of millrace-signer; used on chain only. Default `/run/millrace-signer/signer.sock`.
+    pub(crate) signer_socket: PathBuf,
+    /// How gateways are served.
+    pub(crate) serve: orchestrator::Config,
+    /// The transcoding processes.
+    pub(crate) workers: Workers,
+    /// What the work costs; used on chain only.
+    pub(crate) payment: PaymentConfig,
+    /// How winning tickets are redeemed; used on chain only.
+    pub(crate) redeem: RedeemerConfig,
+    /// The chain. Default none: the node works off-chain, for anybody, for nothing.
+    pub(crate) chain: Option<ChainConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: None,
+            status_socket: None,
+            signer_socket: PathBuf::from("/run/millrace-signer/signer.sock"),
+            serve: orchestrator::Config::default(),
+            workers: Workers::default(),
+            payment: PaymentConfig::default(),
+            redeem: RedeemerConfig::default(),
+            chain: None,
+        }
+    }
+}
+
+/// The transcoding processes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Workers {
+    /// The program. Default: `$MILLRACE_WORKER`, else `millrace-worker` beside this program or in `$PATH`.
+    pub(crate) program: Option<PathBuf>,
+    /// Processes kept ready for sessions to come. Range 1–8, default 1.
+    pub(crate) idle: usize,
+    /// Mebibytes of memory one process may use. Range 256–65536, default 1536.
+    pub(crate) memory_mib: u64,
+    /// Processor threads all of them share. Range 1–1024, default: as many as there are.
+    pub(crate) threads: Option<usize>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { program: None, idle: 1, memory_mib: 1536, threads: None }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("configuration {path} cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("configuration {path} makes no sense")]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("configuration, section {section}")]
+    Part {
+        section: &'static str,
+        #[source]
+        source: orchestrator::config::ConfigError,
+    },
+    #[error("configuration")]
+    Chain(#[from] chain::ConfigError),
+    #[error("configuration: workers.{key} is {value}, must be {min} to {max}")]
+    Workers { key: &'static str, value: u64, min: u64, max: u64 },
+}
+
+impl Config {
+    /// Reads and checks a file; without one everything is at its default.
+    pub(crate) fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut config = match path {
+            None => Self::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+                let parsed = toml::from_str(&text);
+                parsed.map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?
+            }
+        };
+        config.check()?;
+        if let Some(chain) = &config.chain {
+            config.redeem.confirmations = chain.confirmations;
+        }
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let part = |section| move |source| ConfigError::Part { section, source };
+        self.serve.check().map_err(part("serve"))?;
+        self.payment.check().map_err(part("payment"))?;
+        self.redeem.check().map_err(part("redeem"))?;
+        let size = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        for (key, value, min, max) in [
+            ("idle", size(self.workers.idle), 1, 8),
+            ("memory_mib", self.workers.memory_mib, 256, 65_536),
+            ("threads", size(self.workers.threads.unwrap_or(1)), 1, 1024),
+        ] {
+            if !(min..=max).contains(&value) {
+                return Err(ConfigError::Workers { key, value, min, max });
+            }
+        }
+        Ok(self.chain.as_ref().map_or(Ok(()), ChainConfig::check)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(Some(&path))
+    }
+
+    #[test]
+    fn an_empty_file_is_a_node_off_chain() {
+        let config = read("").unwrap();
+        assert!(config.chain.is_none());
+        assert_eq!(config.serve.listen.to_string(), "0.0.0.0:8935");
+    }
+
+    #[test]
+    fn a_mistyped_key_is_named() {
+        let error = read("[serve]\nmax_session = 3\n").unwrap_err();
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.contains("max_session"), "{text}");
+    }
+
+    #[test]
+    fn a_node_on_chain_needs_endpoints_and_a_recipient() {
+        let text = "[chain]\nrpc = [\"http://127.0.0.1:8545\"]\nchain_id = 31337\n\
+                    recipient = \"0x1a642f0E3c3aF545E7AcBD38b07251B3990914F1\"\nconfirmations = 2\n\
+                    [payment]\nprice_per_pixel = \"0.7\"\n";
+        let config = read(text).unwrap();
+        assert_eq!((config.redeem.confirmations, config.redeem.stuck_after_s), (2, 300));
+        assert_eq!(config.payment.price_per_pixel.parts(), (7, 10));
+        assert!(read(&text.replace("rpc = [\"http://127.0.0.1:8545\"]", "rpc = []")).is_err());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        assert!(read("[workers]\nidle = 0\n").unwrap_err().to_string().contains("workers.idle is 0"));
+        assert!(read("[redeem]\ndoubt_s = 99999\n").is_err());
+    }
+}

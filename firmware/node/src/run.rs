@@ -1,0 +1,205 @@
+//! The daemon's life: its long-lived tasks, each of which ends the process when it ends early, and the order
+//! in which they stop.
+//!
+//! ```text
+//! Starting ── a worker is ready ──► Serving ── signal, or a task ended ──► Draining ──► Stopped
+//! ```
+//! Draining: accept no more → finish segments → end workers → end the redeemer → close the ledger.
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use service::status::NodeStatus;
+use service::{Heartbeats, Shutdown};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::build::{self, NodeError};
+use crate::config::Config;
+
+/// The longest pulse of the tasks that have one; a redemption may wait this long for slow endpoints.
+const PULSE: Duration = Duration::from_secs(20);
+/// The longest pulse of the redeemer: a round of its work asks the chain several times.
+const REDEEMER_PULSE: Duration = Duration::from_secs(300);
+/// How long workers and redeemer get to end.
+const END: Duration = Duration::from_secs(10);
+
+/// The long-lived tasks, by name.
+type Tasks = JoinSet<(&'static str, Result<(), NodeError>)>;
+
+/// Runs the node until it is asked to stop or a task fails.
+///
+/// # Errors
+/// [`NodeError`] saying what ended it.
+pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<(), NodeError> {
+    let shutdown = Shutdown::on_signals().map_err(NodeError::Signals)?;
+    let state_dir = build::state_dir(state_dir, &config)?;
+    let token_key = build::token_key(&state_dir)?;
+    let (listener, service_uri) = build::listen(&config).await?;
+    let tls = build::tls(&config, &state_dir, &service_uri)?;
+    let (pool, driver) = build::pool(&config, &state_dir)?;
+    let on_chain = match &config.chain {
+        Some(chain) => Some(build::on_chain(&config, chain, &state_dir, &shutdown).await?),
+        None => None,
+    };
+
+    let heartbeats = Arc::new(Heartbeats::default());
+    let stop = Stop::default();
+    let mut tasks = Tasks::new();
+    let pool_stop = stop.workers.clone();
+    tasks.spawn(async move { ("workers", driver.run(pool_stop).await.map_err(NodeError::from)) });
+    let (mut till, mut ledger) = (None, None);
+    if let Some(parts) = on_chain {
+        let (broker, redeemer) = (parts.broker, parts.redeemer);
+        let uri = service_uri.clone();
+        tasks.spawn(async move {
+            if let Err(error) = broker.check_service_uri(uri.as_str()).await {
+                tracing::warn!(reason = %error, "service uri on chain was not read");
+            }
+            ("chain", broker.run().await.map(|never| match never {}).map_err(NodeError::from))
+        });
+        let (beat, stopping) = (heartbeats.register("redeemer", REDEEMER_PULSE), stop.redeemer.clone());
+        tasks.spawn(async move { ("redeemer", redeemer.run(beat, stopping).await.map_err(NodeError::from)) });
+        (till, ledger) = (Some(parts.till), Some(parts.ledger));
+    }
+    let node = build::orchestrator(&config, service_uri.clone(), token_key, pool.clone(), till);
+    let beat = heartbeats.register("tidy", PULSE);
+    let tidied = Arc::clone(&node);
+    tasks.spawn(async move {
+        tidied.tidy(beat).await;
+        ("tidy", Ok(()))
+    });
+    serve_status(&mut tasks, &config, &state_dir, &node, &pool, &heartbeats, &stop);
+    let watched = Arc::clone(&heartbeats);
+    tasks.spawn(async move {
+        watched.feed_watchdog().await;
+        ("watchdog", Ok(()))
+    });
+
+    let ended = until_ready(&pool, &mut tasks, &shutdown).await;
+    let ended = match ended {
+        Ready::Yes => {
+            let router = orchestrator::server::router(&node);
+            let (most, drain, serving) = (config.serve.max_connections, config.serve.drain(), stop.serving.clone());
+            tasks.spawn(async move {
+                orchestrator::server::serve(router, listener, tls, most, drain, serving).await;
+                ("server", Ok(()))
+            });
+            service::notify_ready();
+            let network = if config.chain.is_some() { "onchain" } else { "offchain" };
+            tracing::info!(%service_uri, listen = %config.serve.listen, network, "serving gateways");
+            tokio::select! {
+                () = shutdown.requested() => Ok(()),
+                ended = tasks.join_next() => Err(early(ended)),
+            }
+        }
+        Ready::Stopped => Ok(()),
+        Ready::Never(error) => Err(error),
+    };
+
+    service::notify_stopping();
+    tracing::info!(segments_for_s = config.serve.drain_s, "draining");
+    stop.serving.cancel();
+    let drained = async {
+        finish(&mut tasks, "server").await;
+        node.finish().await;
+    };
+    if tokio::time::timeout(config.serve.drain(), drained).await.is_err() {
+        tracing::warn!("segments were cut off at the end of the drain");
+    }
+    stop.workers.cancel();
+    limited(&mut tasks, "workers").await;
+    stop.redeemer.cancel();
+    if let Some(ledger) = ledger {
+        limited(&mut tasks, "redeemer").await;
+        tasks.shutdown().await;
+        tokio::task::spawn_blocking(move || ledger.close()).await??;
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// What stops which part.
+#[derive(Debug, Default, Clone)]
+struct Stop {
+    serving: CancellationToken,
+    workers: CancellationToken,
+    redeemer: CancellationToken,
+}
+
+/// What came of waiting for the first worker.
+enum Ready {
+    Yes,
+    Stopped,
+    Never(NodeError),
+}
+
+/// Waits for a worker to prove what it can do; before that nothing could be offered truthfully.
+async fn until_ready(pool: &orchestrator::pool::Pool, tasks: &mut Tasks, shutdown: &Shutdown) -> Ready {
+    tokio::select! {
+        proved = pool.proved() => match proved {
+            Ok(_) => Ready::Yes,
+            Err(_) => Ready::Never(early(tasks.join_next().await)),
+        },
+        ended = tasks.join_next() => Ready::Never(early(ended)),
+        () = shutdown.requested() => Ready::Stopped,
+    }
+}
+
+fn serve_status(
+    tasks: &mut Tasks,
+    config: &Config,
+    state_dir: &std::path::Path,
+    node: &Arc<build::Node>,
+    pool: &orchestrator::pool::Pool,
+    heartbeats: &Arc<Heartbeats>,
+    stop: &Stop,
+) {
+    let starting = NodeStatus { mode: "starting".to_owned(), ..NodeStatus::default() };
+    let (publish, status) = watch::channel(starting);
+    let (node, workers) = (Arc::clone(node), build::workers_status(pool));
+    let (stopping, beat) = (stop.serving.clone(), heartbeats.register("status", PULSE));
+    tasks.spawn(async move {
+        orchestrator::status::publish(node, workers, stopping, publish, beat).await;
+        ("status", Ok(()))
+    });
+    let path = build::status_socket(config, state_dir);
+    tasks.spawn(async move {
+        let served = service::status::serve_status(&path, status).await;
+        ("status socket", served.map(|never| match never {}).map_err(|source| NodeError::Status { path, source }))
+    });
+}
+
+/// A long-lived task ended although nobody asked it to.
+fn early(ended: Option<Result<(&'static str, Result<(), NodeError>), tokio::task::JoinError>>) -> NodeError {
+    match ended {
+        Some(Ok((_, Err(error)))) => error,
+        Some(Ok((name, Ok(())))) => NodeError::TaskEnded(name),
+        Some(Err(error)) => error.into(),
+        None => NodeError::TaskEnded("all"),
+    }
+}
+
+/// Waits for a task to end; others that end meanwhile are told of.
+async fn finish(tasks: &mut Tasks, awaited: &'static str) {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok((name, result)) => {
+                if let Err(error) = result {
+                    tracing::warn!(task = name, reason = %error, "task ended badly");
+                }
+                if name == awaited {
+                    return;
+                }
+            }
+            Err(error) => tracing::error!(%error, "task broke"),
+        }
+    }
+}
+
+async fn limited(tasks: &mut Tasks, awaited: &'static str) {
+    if tokio::time::timeout(END, finish(tasks, awaited)).await.is_err() {
+        tracing::warn!(task = awaited, "task did not end in time");
+    }
+}
