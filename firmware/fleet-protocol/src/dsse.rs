@@ -58,9 +58,7 @@ impl KeyId {
     /// The id of a public key.
     #[must_use]
     pub fn of(key: &VerifyingKey) -> Self {
-        Self(hex::encode(
-            Sha256::digest(key.as_bytes()).get(..8).unwrap_or_default(),
-        ))
+        Self(hex::encode(Sha256::digest(key.as_bytes()).get(..8).unwrap_or_default()))
     }
 
     /// As text.
@@ -73,13 +71,7 @@ impl KeyId {
 impl std::fmt::Display for KeyId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // A key id from a peer may hold anything; only what a real one can hold is printed.
-        f.write_str(
-            if self.0.len() == 16 && self.0.bytes().all(|b| b.is_ascii_hexdigit()) {
-                &self.0
-            } else {
-                "?"
-            },
-        )
+        f.write_str(if self.0.len() == 16 && self.0.bytes().all(|b| b.is_ascii_hexdigit()) { &self.0 } else { "?" })
     }
 }
 
@@ -112,12 +104,7 @@ pub struct Verified {
 /// The bytes a signature covers.
 #[must_use]
 pub fn pre_authentication(payload_type: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!(
-        "DSSEv1 {} {payload_type} {} ",
-        payload_type.len(),
-        body.len()
-    )
-    .into_bytes();
+    let mut bytes = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), body.len()).into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
@@ -153,11 +140,7 @@ pub fn verify(
 ) -> Result<Verified, DsseError> {
     // `strict` bounds strings to telemetry size; an envelope's payload is longer, so only its size is bounded here.
     if bytes.len() > TO_BOX_MAX {
-        return Err(StrictError::Size {
-            size: bytes.len(),
-            limit: TO_BOX_MAX,
-        }
-        .into());
+        return Err(StrictError::Size { size: bytes.len(), limit: TO_BOX_MAX }.into());
     }
     let wire: Wire = serde_json::from_slice(bytes)?;
     if wire.payload_type != payload_type {
@@ -166,34 +149,23 @@ pub fn verify(
     if wire.signatures.is_empty() || wire.signatures.len() > SIGNATURES_MAX {
         return Err(DsseError::Count);
     }
-    let body = BASE64
-        .decode(&wire.payload)
-        .map_err(|_| DsseError::Base64)?;
+    let body = BASE64.decode(&wire.payload).map_err(|_| DsseError::Base64)?;
     let signed = pre_authentication(payload_type, &body);
     let mut keys = std::collections::BTreeSet::new();
     for signature in &wire.signatures {
         let Some(key) = trusted.iter().find(|key| KeyId::of(key) == signature.keyid) else {
             continue;
         };
-        let raw: [u8; 64] = BASE64
-            .decode(&signature.sig)
-            .ok()
-            .and_then(|raw| raw.try_into().ok())
-            .ok_or(DsseError::Base64)?;
+        let raw: [u8; 64] =
+            BASE64.decode(&signature.sig).ok().and_then(|raw| raw.try_into().ok()).ok_or(DsseError::Base64)?;
         key.verify_strict(&signed, &Signature::from_bytes(&raw))
             .map_err(|_| DsseError::Signature(signature.keyid.clone()))?;
         keys.insert(signature.keyid.clone());
     }
     if keys.len() < needed.max(1) {
-        return Err(DsseError::Threshold {
-            valid: keys.len(),
-            needed: needed.max(1),
-        });
+        return Err(DsseError::Threshold { valid: keys.len(), needed: needed.max(1) });
     }
-    Ok(Verified {
-        body,
-        keys: keys.into_iter().collect(),
-    })
+    Ok(Verified { body, keys: keys.into_iter().collect() })
 }
 
 /// Read a verified body: strict JSON first, as with every document from outside.
@@ -201,10 +173,7 @@ pub fn verify(
 /// # Errors
 /// [`DsseError::Strict`] or [`DsseError::Shape`].
 pub fn read_body<T: serde::de::DeserializeOwned>(verified: &Verified) -> Result<T, DsseError> {
-    Ok(serde_json::from_value(strict::parse(
-        &verified.body,
-        TO_BOX_MAX,
-    )?)?)
+    Ok(serde_json::from_value(strict::parse(&verified.body, TO_BOX_MAX)?)?)
 }
 
 #[cfg(test)]
@@ -226,10 +195,7 @@ mod tests {
         let key = seed(0);
         let public = key.verifying_key();
         assert_eq!(BODY.len(), 221);
-        assert_eq!(
-            BASE64.encode(public.as_bytes()),
-            "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
-        );
+        assert_eq!(BASE64.encode(public.as_bytes()), "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=");
         assert_eq!(KeyId::of(&public).as_str(), "56475aa75463474c");
         assert_eq!(
             hex::encode(Sha256::digest(pre_authentication(COMMAND, BODY.as_bytes()))),
@@ -237,9 +203,10 @@ mod tests {
         );
         let envelope = sign(COMMAND, BODY.as_bytes(), &key).unwrap();
         assert_eq!(envelope.len(), 504);
-        assert!(String::from_utf8_lossy(&envelope).contains(
-            "Z0BWlfLGm/BlaDOBiB4iJfvTHghuvnWsIxFb+ajkH9D3OJTbFc2E3BUcy56LIXTu2txlY7CwMjlAOpxZzdmHBQ=="
-        ));
+        assert!(
+            String::from_utf8_lossy(&envelope)
+                .contains("Z0BWlfLGm/BlaDOBiB4iJfvTHghuvnWsIxFb+ajkH9D3OJTbFc2E3BUcy56LIXTu2txlY7CwMjlAOpxZzdmHBQ==")
+        );
         let verified = verify(&envelope, COMMAND, &[public], 1).unwrap();
         assert_eq!(verified.body, BODY.as_bytes());
         assert_eq!(verified.keys, vec![KeyId::of(&public)]);
@@ -253,65 +220,27 @@ mod tests {
         let mut wire: Wire = serde_json::from_slice(&good).unwrap();
         wire.payload = BASE64.encode(BODY.replace("1800", "1801"));
         let forged = serde_json::to_vec(&wire).unwrap();
-        assert!(matches!(
-            verify(&forged, COMMAND, &public, 1),
-            Err(DsseError::Signature(_))
-        ));
-        assert!(matches!(
-            verify(&good, ACK, &public, 1),
-            Err(DsseError::Type)
-        ));
-        let retyped = String::from_utf8(good.clone())
-            .unwrap()
-            .replace("cmd.v1", "ack.v1");
-        assert!(matches!(
-            verify(retyped.as_bytes(), ACK, &public, 1),
-            Err(DsseError::Signature(_))
-        ));
-        assert!(matches!(
-            verify(&good, COMMAND, &[], 1),
-            Err(DsseError::Threshold {
-                valid: 0,
-                needed: 1
-            })
-        ));
-        let extra = String::from_utf8(good.clone())
-            .unwrap()
-            .replacen('{', "{\"x\":1,", 1);
-        assert!(matches!(
-            verify(extra.as_bytes(), COMMAND, &public, 1),
-            Err(DsseError::Shape(_))
-        ));
-        assert!(matches!(
-            verify(&vec![b' '; TO_BOX_MAX + 1], COMMAND, &public, 1),
-            Err(DsseError::Strict(_))
-        ));
+        assert!(matches!(verify(&forged, COMMAND, &public, 1), Err(DsseError::Signature(_))));
+        assert!(matches!(verify(&good, ACK, &public, 1), Err(DsseError::Type)));
+        let retyped = String::from_utf8(good.clone()).unwrap().replace("cmd.v1", "ack.v1");
+        assert!(matches!(verify(retyped.as_bytes(), ACK, &public, 1), Err(DsseError::Signature(_))));
+        assert!(matches!(verify(&good, COMMAND, &[], 1), Err(DsseError::Threshold { valid: 0, needed: 1 })));
+        let extra = String::from_utf8(good.clone()).unwrap().replacen('{', "{\"x\":1,", 1);
+        assert!(matches!(verify(extra.as_bytes(), COMMAND, &public, 1), Err(DsseError::Shape(_))));
+        assert!(matches!(verify(&vec![b' '; TO_BOX_MAX + 1], COMMAND, &public, 1), Err(DsseError::Strict(_))));
     }
 
     #[test]
     fn one_key_signing_twice_does_not_meet_a_threshold_of_two() {
         let (first, second) = (seed(0), seed(64));
         let trusted = [first.verifying_key(), second.verifying_key()];
-        let mut wire: Wire =
-            serde_json::from_slice(&sign(COMMAND, b"{}", &first).unwrap()).unwrap();
+        let mut wire: Wire = serde_json::from_slice(&sign(COMMAND, b"{}", &first).unwrap()).unwrap();
         wire.signatures.push(wire.signatures[0].clone());
         let twice = serde_json::to_vec(&wire).unwrap();
-        assert!(matches!(
-            verify(&twice, COMMAND, &trusted, 2),
-            Err(DsseError::Threshold {
-                valid: 1,
-                needed: 2
-            })
-        ));
+        assert!(matches!(verify(&twice, COMMAND, &trusted, 2), Err(DsseError::Threshold { valid: 1, needed: 2 })));
         let other: Wire = serde_json::from_slice(&sign(COMMAND, b"{}", &second).unwrap()).unwrap();
         wire.signatures[1] = other.signatures[0].clone();
-        assert_eq!(
-            verify(&serde_json::to_vec(&wire).unwrap(), COMMAND, &trusted, 2)
-                .unwrap()
-                .keys
-                .len(),
-            2
-        );
+        assert_eq!(verify(&serde_json::to_vec(&wire).unwrap(), COMMAND, &trusted, 2).unwrap().keys.len(), 2);
     }
 
     #[test]
@@ -320,13 +249,8 @@ mod tests {
         let good: Wire = serde_json::from_slice(&sign(COMMAND, b"{}", &key).unwrap()).unwrap();
         assert_eq!(good.payload, "e30=");
         for payload in ["e30", "e31=", "e30=\\n", "e3 0="] {
-            let text = serde_json::to_string(&good)
-                .unwrap()
-                .replace("e30=", payload);
-            assert!(matches!(
-                verify(text.as_bytes(), COMMAND, &[key.verifying_key()], 1),
-                Err(DsseError::Base64)
-            ));
+            let text = serde_json::to_string(&good).unwrap().replace("e30=", payload);
+            assert!(matches!(verify(text.as_bytes(), COMMAND, &[key.verifying_key()], 1), Err(DsseError::Base64)));
         }
     }
 }

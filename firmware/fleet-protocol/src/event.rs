@@ -18,12 +18,7 @@ pub enum Severity {
 
 impl Severity {
     /// Every severity, mildest first.
-    pub const ALL: [Severity; 4] = [
-        Severity::Info,
-        Severity::Warn,
-        Severity::Err,
-        Severity::Crit,
-    ];
+    pub const ALL: [Severity; 4] = [Severity::Info, Severity::Warn, Severity::Err, Severity::Crit];
 
     /// The topic level.
     #[must_use]
@@ -39,9 +34,7 @@ impl Severity {
     /// The severity of a topic level.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|severity| severity.key() == text)
+        Self::ALL.into_iter().find(|severity| severity.key() == text)
     }
 }
 
@@ -114,9 +107,7 @@ pub mod id {
 pub fn is_event_id(text: &str) -> bool {
     (3..=24).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_uppercase())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-')
 }
 
 #[cfg(test)]
@@ -125,11 +116,7 @@ mod tests {
 
     #[test]
     fn severity_orders_from_mild_to_grave_and_round_trips() {
-        assert!(
-            Severity::Crit > Severity::Err
-                && Severity::Err > Severity::Warn
-                && Severity::Warn > Severity::Info
-        );
+        assert!(Severity::Crit > Severity::Err && Severity::Err > Severity::Warn && Severity::Warn > Severity::Info);
         for severity in Severity::ALL {
             assert_eq!(Severity::parse(severity.key()), Some(severity));
         }

@@ -22,18 +22,13 @@ pub enum NameError {
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= NAME_MAX
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-')
 }
 
 macro_rules! checked_name {
@@ -115,16 +110,7 @@ mod tests {
     #[test]
     fn a_box_id_is_sixteen_hex_digits_and_never_reserved() {
         assert!(BoxId::new("box-7f3a9c2e41d05b68").is_ok());
-        for bad in [
-            "_ctl",
-            "_g",
-            "box-7F3a9c2e41d05b68",
-            "box-7f3a",
-            "box-7f3a9c2e41d05b68/",
-            "+",
-            "#",
-            "",
-        ] {
+        for bad in ["_ctl", "_g", "box-7F3a9c2e41d05b68", "box-7f3a", "box-7f3a9c2e41d05b68/", "+", "#", ""] {
             assert_eq!(BoxId::new(bad), Err(NameError::BoxId), "{bad}");
         }
     }
@@ -132,15 +118,7 @@ mod tests {
     #[test]
     fn a_fleet_name_holds_no_wildcard_and_no_separator() {
         assert!(FleetId::new("acme-1").is_ok());
-        for bad in [
-            "",
-            "a/b",
-            "+",
-            "#",
-            "_g",
-            "Acme",
-            "a-name-that-is-far-too-long",
-        ] {
+        for bad in ["", "a/b", "+", "#", "_g", "Acme", "a-name-that-is-far-too-long"] {
             assert_eq!(FleetId::new(bad), Err(NameError::Name), "{bad}");
         }
     }

@@ -340,12 +340,7 @@ impl Ack {
         let ack: Ack = read(bytes, TO_BOX_MAX)?;
         version(ack.v)?;
         range("srv", ack.srv.len() <= 64)?;
-        range(
-            "q",
-            Durable::ALL
-                .iter()
-                .all(|class| ack.of(*class).is_none_or(|q| q <= COUNTER_MAX)),
-        )?;
+        range("q", Durable::ALL.iter().all(|class| ack.of(*class).is_none_or(|q| q <= COUNTER_MAX)))?;
         Ok(ack)
     }
 }
@@ -377,10 +372,7 @@ impl State {
         range("hb", state.hb.is_none_or(|hb| (1..=3600).contains(&hb)))?;
         range("ka", state.ka.is_none_or(|ka| (5..=3600).contains(&ka)))?;
         range("fw", state.fw.as_ref().is_none_or(|fw| fw.len() <= 32))?;
-        range(
-            "ring",
-            state.ring.as_ref().is_none_or(|ring| ring.len() <= 24),
-        )?;
+        range("ring", state.ring.as_ref().is_none_or(|ring| ring.len() <= 24))?;
         Ok(state)
     }
 }
@@ -461,32 +453,16 @@ impl EventBody {
     /// An event of this id with nothing else said.
     #[must_use]
     pub fn new(id: &str, op: Op, sev: Severity) -> Self {
-        Self {
-            id: id.to_owned(),
-            op,
-            sev,
-            inst: None,
-            val: None,
-            lim: None,
-            cnt: None,
-            act: None,
-            ctx: None,
-        }
+        Self { id: id.to_owned(), op, sev, inst: None, val: None, lim: None, cnt: None, act: None, ctx: None }
     }
 
     fn check(&self) -> Result<(), PayloadError> {
         let scalar = |v: &Option<Value>| v.as_ref().is_none_or(|v| v.is_number() || v.is_string());
         range("id", is_event_id(&self.id))?;
-        range(
-            "inst",
-            self.inst.as_ref().is_none_or(|inst| inst.len() <= 32),
-        )?;
+        range("inst", self.inst.as_ref().is_none_or(|inst| inst.len() <= 32))?;
         range("val", scalar(&self.val))?;
         range("lim", scalar(&self.lim))?;
-        range(
-            "cnt",
-            self.cnt.is_none_or(|cnt| (1..=COUNTER_MAX).contains(&cnt)),
-        )?;
+        range("cnt", self.cnt.is_none_or(|cnt| (1..=COUNTER_MAX).contains(&cnt)))?;
         range("act", self.act.as_ref().is_none_or(|act| act.len() <= 32))?;
         range("ctx", self.ctx.as_ref().is_none_or(|ctx| ctx.len() <= 16))
     }
@@ -496,9 +472,7 @@ impl EventBody {
 fn is_metric_key(text: &str) -> bool {
     (1..=6).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, PayloadError> {
@@ -515,11 +489,7 @@ fn life(life: &Life) -> Result<(), PayloadError> {
 }
 
 fn range(field: &'static str, holds: bool) -> Result<(), PayloadError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(PayloadError::Range(field))
-    }
+    if holds { Ok(()) } else { Err(PayloadError::Range(field)) }
 }
 
 #[cfg(test)]

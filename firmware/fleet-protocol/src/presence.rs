@@ -38,13 +38,8 @@ pub enum Presence {
 
 impl Presence {
     /// Every state, in the order a table shows them.
-    pub const ALL: [Presence; 5] = [
-        Presence::Online,
-        Presence::Suspect,
-        Presence::Offline,
-        Presence::Unknown,
-        Presence::Retired,
-    ];
+    pub const ALL: [Presence; 5] =
+        [Presence::Online, Presence::Suspect, Presence::Offline, Presence::Unknown, Presence::Retired];
 
     /// As in JSON.
     #[must_use]
@@ -143,16 +138,14 @@ impl Tracker {
     /// A box that is known from the store only: its last life, no proof.
     #[must_use]
     pub fn known(life: Option<Life>, retired: bool) -> Self {
-        let state = if retired {
-            Presence::Retired
-        } else {
-            Presence::Unknown
-        };
-        Self {
-            current: life,
-            state,
-            ..Self::default()
-        }
+        let state = if retired { Presence::Retired } else { Presence::Unknown };
+        Self { current: life, state, ..Self::default() }
+    }
+
+    /// Periods the box declared at its last birth, when that birth is known from the store.
+    pub fn expect(&mut self, heartbeat: Duration, keepalive: Duration) {
+        self.heartbeat = heartbeat;
+        self.keepalive = keepalive;
     }
 
     /// The state now.
@@ -193,11 +186,7 @@ impl Tracker {
                 self.died_at = None;
                 self.turn(Presence::Unknown, "blind")
             }
-            Event::Birth {
-                life,
-                heartbeat,
-                keepalive,
-            } => {
+            Event::Birth { life, heartbeat, keepalive } => {
                 if self.is_stale(&life, now) {
                     return None;
                 }
@@ -213,11 +202,7 @@ impl Tracker {
             }
             Event::Death(life) => {
                 // A late Will of an older connection is normal after a take-over.
-                if self
-                    .current
-                    .as_ref()
-                    .is_some_and(|current| !life.follows(current))
-                {
+                if self.current.as_ref().is_some_and(|current| !life.follows(current)) {
                     return None;
                 }
                 self.current = Some(life);
@@ -232,28 +217,17 @@ impl Tracker {
     }
 
     fn tick(&mut self, now: Duration) -> Option<Change> {
-        while self
-            .stale
-            .front()
-            .is_some_and(|at| now.saturating_sub(*at) > CLONE_WINDOW)
-        {
+        while self.stale.front().is_some_and(|at| now.saturating_sub(*at) > CLONE_WINDOW) {
             self.stale.pop_front();
         }
-        if self
-            .died_at
-            .is_some_and(|at| now.saturating_sub(at) >= DEATH_GRACE)
-        {
+        if self.died_at.is_some_and(|at| now.saturating_sub(at) >= DEATH_GRACE) {
             return self.turn(Presence::Offline, "death");
         }
         let silent = now.saturating_sub(self.alive_at?);
         let gone = (self.heartbeat * 4).max(self.keepalive * 3 / 2 + Duration::from_secs(30));
         match self.state {
-            Presence::Online | Presence::Suspect if silent >= gone => {
-                self.turn(Presence::Offline, "silence")
-            }
-            Presence::Online if silent >= self.heartbeat * 5 / 2 => {
-                self.turn(Presence::Suspect, "silence")
-            }
+            Presence::Online | Presence::Suspect if silent >= gone => self.turn(Presence::Offline, "silence"),
+            Presence::Online if silent >= self.heartbeat * 5 / 2 => self.turn(Presence::Suspect, "silence"),
             _ => None,
         }
     }
@@ -267,10 +241,7 @@ impl Tracker {
 
     /// A live message of an older life of the same epoch proves nothing; many of them prove a clone.
     fn is_stale(&mut self, life: &Life, now: Duration) -> bool {
-        let stale = self
-            .current
-            .as_ref()
-            .is_some_and(|current| life.e == current.e && !life.follows(current));
+        let stale = self.current.as_ref().is_some_and(|current| life.e == current.e && !life.follows(current));
         if stale {
             self.stale.push_back(now);
             if self.stale.len() > CLONE_TAKEOVERS + 1 {

@@ -29,13 +29,7 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 5] = [
-        Class::Heartbeat,
-        Class::Vitals,
-        Class::Streams,
-        Class::Earnings,
-        Class::Ledger,
-    ];
+    pub const ALL: [Class; 5] = [Class::Heartbeat, Class::Vitals, Class::Streams, Class::Earnings, Class::Ledger];
 
     /// The topic level.
     #[must_use]
@@ -103,22 +97,8 @@ pub struct Metric {
     pub shape: Shape,
 }
 
-const fn row(
-    id: u16,
-    key: &'static str,
-    class: Class,
-    unit: &'static str,
-    band: Band,
-    shape: Shape,
-) -> Metric {
-    Metric {
-        id,
-        key,
-        class,
-        unit,
-        band,
-        shape,
-    }
+const fn row(id: u16, key: &'static str, class: Class, unit: &'static str, band: Band, shape: Shape) -> Metric {
+    Metric { id, key, class, unit, band, shape }
 }
 
 use Band::{Abs, Always, Change, Share};
@@ -248,8 +228,7 @@ pub fn fits(metric: &Metric, value: &Value) -> bool {
     let number = |v: &Value| v.is_number() || v.is_null();
     let text = |v: &Value| v.is_string() || v.is_null();
     let list = |v: &Value, of: &dyn Fn(&Value) -> bool| {
-        v.as_array()
-            .is_some_and(|list| list.len() <= ARRAY_MAX && list.iter().all(of))
+        v.as_array().is_some_and(|list| list.len() <= ARRAY_MAX && list.iter().all(of))
     };
     if value.is_null() {
         return true;
@@ -261,9 +240,8 @@ pub fn fits(metric: &Metric, value: &Value) -> bool {
         Shape::Numbers => list(value, &number) || value.is_number(),
         Shape::Texts => list(value, &text),
         Shape::Mixed => {
-            list(value, &|v| {
-                number(v) || text(v) || list(v, &|inner| number(inner) || text(inner))
-            }) || value.is_number()
+            list(value, &|v| number(v) || text(v) || list(v, &|inner| number(inner) || text(inner)))
+                || value.is_number()
         }
     }
 }
@@ -284,9 +262,7 @@ pub fn moved(metric: &Metric, old: &Value, new: &Value) -> bool {
         Band::Always => true,
         Band::Change => old != new,
         Band::Abs(band) => beyond(old, new, &|was, is| (is - was).abs() >= band),
-        Band::Share(share) => beyond(old, new, &|was, is| {
-            (is - was).abs() >= share * was.abs().max(f64::MIN_POSITIVE)
-        }),
+        Band::Share(share) => beyond(old, new, &|was, is| (is - was).abs() >= share * was.abs().max(f64::MIN_POSITIVE)),
     }
 }
 
@@ -325,19 +301,11 @@ mod tests {
     fn keys_are_short_unique_and_in_order_of_their_numbers() {
         let mut seen = BTreeSet::new();
         for pair in METRICS.windows(2) {
-            assert!(
-                pair[0].id <= pair[1].id,
-                "{} before {}",
-                pair[0].key,
-                pair[1].key
-            );
+            assert!(pair[0].id <= pair[1].id, "{} before {}", pair[0].key, pair[1].key);
         }
         for metric in METRICS {
             assert!(seen.insert(metric.key), "{} twice", metric.key);
-            assert!(
-                (1..=6).contains(&metric.key.len())
-                    && metric.key.starts_with(|c: char| c.is_ascii_lowercase())
-            );
+            assert!((1..=6).contains(&metric.key.len()) && metric.key.starts_with(|c: char| c.is_ascii_lowercase()));
         }
     }
 
@@ -345,14 +313,7 @@ mod tests {
     fn money_is_a_string_of_digits_and_never_a_number() {
         let twv = metric("twv").unwrap();
         assert!(fits(twv, &json!("340282366920938463463374607431768211456")));
-        for bad in [
-            json!(1),
-            json!("1.5"),
-            json!("-1"),
-            json!("0x10"),
-            json!("01"),
-            json!(""),
-        ] {
+        for bad in [json!(1), json!("1.5"), json!("-1"), json!("0x10"), json!("01"), json!("")] {
             assert!(!fits(twv, &bad), "{bad}");
         }
     }

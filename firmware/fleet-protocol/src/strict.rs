@@ -41,18 +41,11 @@ pub enum StrictError {
 /// [`StrictError::Size`] before parsing, [`StrictError::Json`] for everything else.
 pub fn parse(bytes: &[u8], limit: usize) -> Result<Value, StrictError> {
     if bytes.len() > limit {
-        return Err(StrictError::Size {
-            size: bytes.len(),
-            limit,
-        });
+        return Err(StrictError::Size { size: bytes.len(), limit });
     }
     let keys = Cell::new(0);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Level {
-        depth: 1,
-        keys: &keys,
-    }
-    .deserialize(&mut reader)?;
+    let value = Level { depth: 1, keys: &keys }.deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
@@ -75,18 +68,11 @@ impl Level<'_> {
         if self.depth > DEPTH_MAX {
             return Err(E::custom("nested too deep"));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-            ..self
-        })
+        Ok(Self { depth: self.depth + 1, ..self })
     }
 
     fn string<E: serde::de::Error>(text: String) -> Result<String, E> {
-        if text.len() > STRING_MAX {
-            Err(E::custom("string too long"))
-        } else {
-            Ok(text)
-        }
+        if text.len() > STRING_MAX { Err(E::custom("string too long")) } else { Ok(text) }
     }
 }
 
@@ -110,9 +96,7 @@ impl<'de> Visitor<'de> for Level<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("number is not finite"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number is not finite"))
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
@@ -162,9 +146,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        parse(text.as_bytes(), FROM_BOX_MAX)
-            .unwrap_err()
-            .to_string()
+        parse(text.as_bytes(), FROM_BOX_MAX).unwrap_err().to_string()
     }
 
     #[test]
@@ -183,15 +165,7 @@ mod tests {
 
     #[test]
     fn keys_and_strings_are_counted() {
-        let keys = |n: usize| {
-            format!(
-                "{{{}}}",
-                (0..n)
-                    .map(|i| format!("\"k{i}\":1"))
-                    .collect::<Vec<_>>()
-                    .join(",")
-            )
-        };
+        let keys = |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"k{i}\":1")).collect::<Vec<_>>().join(","));
         assert!(parse(keys(KEYS_MAX).as_bytes(), FROM_BOX_MAX).is_ok());
         assert!(refused(&keys(KEYS_MAX + 1)).contains("too many keys"));
         let text = |n: usize| format!("\"{}\"", "x".repeat(n));
@@ -203,13 +177,7 @@ mod tests {
 
     #[test]
     fn size_utf8_trailing_bytes_and_infinite_numbers_are_refused() {
-        assert!(matches!(
-            parse(&[b' '; 11], 10),
-            Err(StrictError::Size {
-                size: 11,
-                limit: 10
-            })
-        ));
+        assert!(matches!(parse(&[b' '; 11], 10), Err(StrictError::Size { size: 11, limit: 10 })));
         assert!(parse(b"\"\xff\"", 10).is_err());
         assert!(parse(b"{} {}", 10).is_err());
         assert!(parse(b"1e999", 10).is_err());

@@ -98,11 +98,7 @@ impl Topic {
     /// A topic below one box.
     #[must_use]
     pub fn of_box(fleet: &FleetId, id: &BoxId, leaf: Leaf) -> Self {
-        Topic::Box {
-            fleet: fleet.clone(),
-            id: id.clone(),
-            leaf,
-        }
+        Topic::Box { fleet: fleet.clone(), id: id.clone(), leaf }
     }
 
     /// Read a topic as it came from the broker.
@@ -113,10 +109,7 @@ impl Topic {
         if text.len() > TOPIC_MAX {
             return Err(TopicError::TooLong);
         }
-        let rest = text
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.strip_prefix('/'))
-            .ok_or(TopicError::Foreign)?;
+        let rest = text.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('/')).ok_or(TopicError::Foreign)?;
         let parts: Vec<&str> = rest.split('/').collect();
         let (fleet, parts) = parts.split_first().ok_or(TopicError::Branch)?;
         let fleet = FleetId::new(*fleet).map_err(|_| TopicError::Name)?;
@@ -132,19 +125,11 @@ impl Topic {
                     "roll" => GroupDocument::Roll,
                     _ => return Err(TopicError::Branch),
                 };
-                Ok(Topic::Group {
-                    fleet,
-                    group,
-                    document,
-                })
+                Ok(Topic::Group { fleet, group, document })
             }
             [id, leaf @ ..] => {
                 let id = BoxId::new(*id).map_err(|_| TopicError::Name)?;
-                Ok(Topic::Box {
-                    fleet,
-                    id,
-                    leaf: Leaf::parse(leaf)?,
-                })
+                Ok(Topic::Box { fleet, id, leaf: Leaf::parse(leaf)? })
             }
             [] => Err(TopicError::Branch),
         }
@@ -160,9 +145,7 @@ impl Leaf {
             ["want"] => Leaf::Want,
             ["ack"] => Leaf::Ack,
             ["tele", class] => Leaf::Tele(Class::parse(class).ok_or(TopicError::Branch)?),
-            ["event", severity] => {
-                Leaf::Event(Severity::parse(severity).ok_or(TopicError::Branch)?)
-            }
+            ["event", severity] => Leaf::Event(Severity::parse(severity).ok_or(TopicError::Branch)?),
             ["res", cid] if is_cid(cid) => Leaf::Result((*cid).to_owned()),
             ["log", cid] if is_cid(cid) => Leaf::Log((*cid).to_owned()),
             ["cmd", op] if is_op(op) => Leaf::Command((*op).to_owned()),
@@ -176,9 +159,7 @@ impl Leaf {
 fn is_op(text: &str) -> bool {
     (2..=24).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// A command id: a UUID in its usual form.
@@ -194,11 +175,7 @@ impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Topic::Controller { fleet, name } => write!(f, "{PREFIX}/{fleet}/_ctl/{name}"),
-            Topic::Group {
-                fleet,
-                group,
-                document,
-            } => {
+            Topic::Group { fleet, group, document } => {
                 let document = match document {
                     GroupDocument::Want => "want",
                     GroupDocument::Roll => "roll",
@@ -241,12 +218,12 @@ pub fn box_filters(fleet: &FleetId, id: &BoxId, ring: &FleetId) -> Vec<String> {
     filters
 }
 
-/// The filters a controller subscribes to: what boxes send, of every fleet it may read.
+/// The filters a controller subscribes to: what the boxes of its fleet send.
 #[must_use]
-pub fn controller_filters() -> Vec<String> {
+pub fn controller_filters(fleet: &FleetId) -> Vec<String> {
     ["state", "info", "rep", "tele/+", "event/+", "res/+"]
         .iter()
-        .map(|leaf| format!("{PREFIX}/+/+/{leaf}"))
+        .map(|leaf| format!("{PREFIX}/{fleet}/+/{leaf}"))
         .collect()
 }
 
@@ -296,11 +273,7 @@ mod tests {
 
     #[test]
     fn controller_and_group_topics_round_trip() {
-        for text in [
-            "millrace/v1/acme/_ctl/main",
-            "millrace/v1/acme/_g/all/want",
-            "millrace/v1/acme/_g/r1/roll",
-        ] {
+        for text in ["millrace/v1/acme/_ctl/main", "millrace/v1/acme/_g/all/want", "millrace/v1/acme/_g/r1/roll"] {
             assert_eq!(Topic::parse(text).unwrap().to_string(), text);
         }
     }
@@ -309,24 +282,12 @@ mod tests {
     fn wildcards_and_foreign_trees_are_refused() {
         let long = format!("millrace/v1/{}", "a".repeat(200));
         for (text, why) in [
-            (
-                "millrace/v2/acme/box-7f3a9c2e41d05b68/state",
-                TopicError::Foreign,
-            ),
+            ("millrace/v2/acme/box-7f3a9c2e41d05b68/state", TopicError::Foreign),
             ("millrace/v1", TopicError::Foreign),
             ("millrace/v1/acme/+/state", TopicError::Name),
-            (
-                "millrace/v1/acme/box-7f3a9c2e41d05b68/#",
-                TopicError::Branch,
-            ),
-            (
-                "millrace/v1/acme/box-7f3a9c2e41d05b68/tele/xyz",
-                TopicError::Branch,
-            ),
-            (
-                "millrace/v1/acme/box-7f3a9c2e41d05b68/cmd/X",
-                TopicError::Name,
-            ),
+            ("millrace/v1/acme/box-7f3a9c2e41d05b68/#", TopicError::Branch),
+            ("millrace/v1/acme/box-7f3a9c2e41d05b68/tele/xyz", TopicError::Branch),
+            ("millrace/v1/acme/box-7f3a9c2e41d05b68/cmd/X", TopicError::Name),
             ("millrace/v1/acme/_g/all/cmd", TopicError::Branch),
             (long.as_str(), TopicError::TooLong),
         ] {

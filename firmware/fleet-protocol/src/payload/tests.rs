@@ -37,21 +37,10 @@ fn a_metric_of_another_class_or_shape_is_refused() {
         Tele::parse(class, text.to_string().as_bytes())
     };
     assert!(tele(Class::Earnings, json!({"twv":"5"})).is_ok());
-    assert!(
-        matches!(tele(Class::Earnings, json!({"twv":5})), Err(PayloadError::Metric(key)) if key == "twv")
-    );
-    assert!(matches!(
-        tele(Class::Heartbeat, json!({"twv":"5"})),
-        Err(PayloadError::Metric(_))
-    ));
-    assert!(matches!(
-        tele(Class::Heartbeat, json!({"NOT A KEY":1})),
-        Err(PayloadError::Metric(_))
-    ));
-    assert!(matches!(
-        tele(Class::Heartbeat, json!({})),
-        Err(PayloadError::Range("m"))
-    ));
+    assert!(matches!(tele(Class::Earnings, json!({"twv":5})), Err(PayloadError::Metric(key)) if key == "twv"));
+    assert!(matches!(tele(Class::Heartbeat, json!({"twv":"5"})), Err(PayloadError::Metric(_))));
+    assert!(matches!(tele(Class::Heartbeat, json!({"NOT A KEY":1})), Err(PayloadError::Metric(_))));
+    assert!(matches!(tele(Class::Heartbeat, json!({})), Err(PayloadError::Range("m"))));
 }
 
 #[test]
@@ -64,66 +53,27 @@ fn fields_out_of_range_are_refused_by_name() {
         State::parse(base.to_string().as_bytes())
     };
     assert!(state(json!({"hb": 2})).is_ok());
-    assert!(matches!(
-        state(json!({"hb": 0})),
-        Err(PayloadError::Range("hb"))
-    ));
-    assert!(matches!(
-        state(json!({"v": 2})),
-        Err(PayloadError::Range("v"))
-    ));
-    assert!(matches!(
-        state(json!({"n": COUNTER_MAX + 1})),
-        Err(PayloadError::Range("n"))
-    ));
-    assert!(matches!(
-        state(json!({"e": "xyz"})),
-        Err(PayloadError::Shape(_))
-    ));
-    assert!(matches!(
-        state(json!({"b": -1})),
-        Err(PayloadError::Shape(_))
-    ));
-    assert!(matches!(
-        state(json!({"why": "bored"})),
-        Err(PayloadError::Shape(_))
-    ));
+    assert!(matches!(state(json!({"hb": 0})), Err(PayloadError::Range("hb"))));
+    assert!(matches!(state(json!({"v": 2})), Err(PayloadError::Range("v"))));
+    assert!(matches!(state(json!({"n": COUNTER_MAX + 1})), Err(PayloadError::Range("n"))));
+    assert!(matches!(state(json!({"e": "xyz"})), Err(PayloadError::Shape(_))));
+    assert!(matches!(state(json!({"b": -1})), Err(PayloadError::Shape(_))));
+    assert!(matches!(state(json!({"why": "bored"})), Err(PayloadError::Shape(_))));
     let event = EVENT.replace("GPU-TEMP-HIGH", "gpu");
-    assert!(matches!(
-        Event::parse(event.as_bytes()),
-        Err(PayloadError::Range("id"))
-    ));
+    assert!(matches!(Event::parse(event.as_bytes()), Err(PayloadError::Range("id"))));
     let event = EVENT.replace("\"q\":5512", "\"q\":5512,\"pq\":5512");
-    assert!(matches!(
-        Event::parse(event.as_bytes()),
-        Err(PayloadError::Range("pq"))
-    ));
+    assert!(matches!(Event::parse(event.as_bytes()), Err(PayloadError::Range("pq"))));
 }
 
 #[test]
 fn a_controllers_window_is_clamped_because_it_is_only_a_hint() {
-    let ctl = |w: u32| {
-        Ctl::parse(
-            json!({"v":1,"on":true,"srv":"main","n":3,"w":w})
-                .to_string()
-                .as_bytes(),
-        )
-        .unwrap()
-        .w
-    };
-    assert_eq!(
-        (ctl(0), ctl(60), ctl(999_999)),
-        (Some(5), Some(60), Some(3600))
-    );
+    let ctl = |w: u32| Ctl::parse(json!({"v":1,"on":true,"srv":"main","n":3,"w":w}).to_string().as_bytes()).unwrap().w;
+    assert_eq!((ctl(0), ctl(60), ctl(999_999)), (Some(5), Some(60), Some(3600)));
 }
 
 #[test]
 fn a_later_life_follows_an_earlier_one_only_inside_its_epoch() {
-    let life = |e: &str, b, n| Life {
-        e: Epoch::new(e).unwrap(),
-        b,
-        n,
-    };
+    let life = |e: &str, b, n| Life { e: Epoch::new(e).unwrap(), b, n };
     assert!(life("00000000", 2, 1).follows(&life("00000000", 1, 9)));
     assert!(!life("00000000", 1, 8).follows(&life("00000000", 1, 9)));
     assert!(!life("00000001", 9, 9).follows(&life("00000000", 1, 1)));
