@@ -117,6 +117,19 @@ pub fn audio_packets(path: &Path) -> Vec<String> {
     out.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
 }
 
+/// MD5 of every AAC frame without whatever a container puts around it.
+///
+/// # Panics
+/// When ffmpeg is missing.
+pub fn aac_frames(path: &Path) -> Vec<String> {
+    let bare: &[&str] = if path.extension().is_some_and(|e| e == "mp4") { &[] } else { &["-bsf:a", "aac_adtstoasc"] };
+    let head = ["-v", "error", "-nostdin", "-i", text(path), "-map", "0:a:0", "-c", "copy"];
+    let out = run("ffmpeg", &[&head[..], bare, &["-f", "framemd5", "-"]].concat());
+    let out = String::from_utf8_lossy(&out).into_owned();
+    let sum = |line: &str| line.split(',').nth(5).unwrap_or_default().trim().to_owned();
+    out.lines().filter(|line| !line.starts_with('#')).map(sum).collect()
+}
+
 /// Decodes everything and returns what ffmpeg complains about; empty for a clean file.
 ///
 /// # Panics

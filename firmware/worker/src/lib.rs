@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod engine;
 mod ladder;
+mod mp4;
 mod output;
 mod pipeline;
 mod probe;

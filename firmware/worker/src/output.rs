@@ -1,9 +1,10 @@
 //! Wrapping a rendition: its coded pictures, and the source's sound as it was found.
 use livepeer::profile::Container;
 use mpegts::{AudioTrack, Ticks, VideoCodec, VideoUnit, mux};
-use sandbox::message::JobError;
 
+use crate::encode::Coded;
 use crate::ladder::Climbed;
+use crate::mp4;
 use crate::pipeline::Failure;
 
 /// Writes a rendition's file.
@@ -14,16 +15,19 @@ pub(crate) fn write(
     service_provider: &str,
     step: Ticks,
 ) -> Result<Vec<u8>, Failure> {
-    let coded: Vec<_> = parts.iter().flat_map(|p| &p.coded).collect();
+    let coded: Vec<&Coded> = parts.iter().flat_map(|p| &p.coded).collect();
     let shown: Vec<Ticks> = coded.iter().map(|c| c.pts).collect();
-    let units: Vec<VideoUnit<'_>> = coded
-        .iter()
-        .zip(decode_times(&shown, step))
-        .map(|(c, dts)| VideoUnit { pts: c.pts, dts, keyframe: c.keyframe, data: &c.data })
-        .collect();
+    let decoded = decode_times(&shown, step);
     match container {
-        Container::MpegTs => Ok(mux(VideoCodec::H264, &units, audio, service_provider)),
-        Container::Mp4 => Err(Failure::new(JobError::UnrecognizedFormat, "MP4 output")),
+        Container::MpegTs => {
+            let units: Vec<VideoUnit<'_>> = coded
+                .iter()
+                .zip(&decoded)
+                .map(|(c, dts)| VideoUnit { pts: c.pts, dts: *dts, keyframe: c.keyframe, data: &c.data })
+                .collect();
+            Ok(mux(VideoCodec::H264, &units, audio, service_provider))
+        }
+        Container::Mp4 => mp4::write(parts, &decoded, audio, service_provider, step),
     }
 }
 

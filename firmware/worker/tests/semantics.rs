@@ -7,9 +7,9 @@ mod media;
 
 use std::path::{Path, PathBuf};
 
-use livepeer::profile::{CodecProfile, Gop, Profile, output_size, preset};
+use livepeer::profile::{CodecProfile, Container, Gop, Profile, output_size, preset};
 use livepeer::units::{BitsPerSecond, FrameRate};
-use media::{audio_packets, complaints, frames, stream_field, synthetic};
+use media::{aac_frames, audio_packets, complaints, frames, stream_field, synthetic};
 use sandbox::message::{Clip, Job, JobError, Limits};
 use worker::{Output, Tuning, transcode};
 
@@ -409,6 +409,62 @@ fn a_giant_picture_is_refused_before_it_is_decoded() {
     let unit = mpegts::VideoUnit { pts: mpegts::Ticks(9000), dts: mpegts::Ticks(9000), keyframe: true, data: &data };
     let bytes = mpegts::mux(mpegts::VideoCodec::H264, &[unit], None, "");
     assert_eq!(refusal(&bytes, &job(ladder())), JobError::InvalidResolution);
+}
+
+#[test]
+fn an_mp4_is_read_and_its_sound_kept() {
+    let input =
+        media::clip("in.mp4", &["-i", media::bunny().to_str().unwrap(), "-c", "copy", "-movflags", "faststart"]);
+    let job = job(vec![preset("240p").unwrap()]);
+    let run = run(&input, &job);
+    assert_eq!(run.output.done.decoded_frames, 120);
+    assert_eq!(run.output.done.renditions[0].frames, 120);
+    assert_eq!(run.output.done.duration_ms, 4000);
+    assert_eq!(complaints(&run.files[0]), "");
+    assert_eq!(aac_frames(&run.files[0]), aac_frames(&input));
+}
+
+#[test]
+fn an_mp4_is_written_with_its_index_in_front() {
+    for codec_profile in [CodecProfile::EncoderDefault, CodecProfile::H264High] {
+        let profile = Profile { container: Container::Mp4, codec_profile, ..preset("360p").unwrap() };
+        let job = job(vec![profile]);
+        let bytes = std::fs::read(media::bunny()).unwrap();
+        gstreamer::init().unwrap();
+        let output = transcode(&bytes, &job, &Tuning::default()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("out.mp4");
+        std::fs::write(&file, &output.files[0]).unwrap();
+        let place = |kind: &[u8]| output.files[0].windows(4).position(|w| w == kind).unwrap();
+        assert!(place(b"moov") < place(b"mdat"));
+        let made = frames(&file);
+        assert_eq!(made.len(), 120);
+        let source = frames(&media::bunny());
+        let times = |frames: &[media::Shown]| frames.iter().map(|f| f.pts).collect::<Vec<_>>();
+        assert_eq!(times(&made), times(&source));
+        assert_eq!(complaints(&file), "");
+        assert_eq!(aac_frames(&file), aac_frames(&media::bunny()));
+        let probe = std::process::Command::new("ffprobe")
+            .args(["-v", "error", "-show_entries", "format_tags=comment"])
+            .arg(&file)
+            .output();
+        let said = String::from_utf8_lossy(&probe.unwrap().stdout).into_owned();
+        assert!(said.contains("Processed by Livepeer Transcoder"), "{said}");
+    }
+}
+
+#[test]
+fn a_damaged_mp4_never_panics() {
+    let input =
+        media::clip("in.mp4", &["-i", media::bunny().to_str().unwrap(), "-c", "copy", "-movflags", "faststart"]);
+    let whole = std::fs::read(input).unwrap();
+    let short = Job { limits: Limits { deadline_ms: 1, ..Limits::default() }, ..job(vec![preset("240p").unwrap()]) };
+    for at in (0..6000).step_by(3) {
+        let mut bytes = whole[..40_000].to_vec();
+        bytes[at] ^= 0xff;
+        // Nothing is decoded in a millisecond: this is about the index.
+        let _ = transcode(&bytes, &short, &tuning());
+    }
 }
 
 #[test]
