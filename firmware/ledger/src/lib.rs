@@ -17,6 +17,8 @@
 mod balance;
 mod error;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod generation;
 mod group;
 pub mod journal;

@@ -426,3 +426,6 @@ impl Inner {
         self.health.note(self.journal.sync_to(position))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,127 @@
+use livepeer::recipient_rand::OfferTerms;
+use livepeer::units::{L2Block, Wei, WinProb};
 
+use super::*;
+use crate::fixture::{EXPIRATION, Offer, open, submission};
+use crate::journal;
+
+fn confirmed(id: u8, paid: u64) -> RedemptionEvent {
+    RedemptionEvent::Confirmed { transaction: submission(0, id).hash, block: L2Block(8), paid: Wei::from(paid) }
+}
+
+#[test]
+fn a_winner_is_due_only_when_its_offer_is_over_and_its_round_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1]);
+    let before = L1Block(EXPIRATION.0 - 1);
+    assert_eq!(ledger.due(before, Round(5)).len(), 0, "recipientRand would be revealed too early");
+    assert_eq!(ledger.due(EXPIRATION, Round(5)).len(), 1);
+    assert_eq!(ledger.due(EXPIRATION, Round(6)).len(), 1);
+    assert_eq!(ledger.due(EXPIRATION, Round(7)).len(), 0);
+    assert_eq!((ledger.overdue(Round(6)).len(), ledger.overdue(Round(7)).len()), (0, 1));
+}
+
+#[test]
+fn the_oldest_round_comes_first_and_then_the_largest_face_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    for (seed, round, face_value) in [(1, 6, 900), (2, 5, 10), (3, 6, 1000), (4, 5, 20)] {
+        Offer::with(1, 0, seed, |terms| OfferTerms {
+            creation_round: Round(round),
+            face_value: Wei::from(face_value),
+            ..terms
+        })
+        .pay(&ledger, &[1]);
+    }
+    let due: Vec<_> = ledger
+        .due(EXPIRATION, Round(6))
+        .iter()
+        .map(|winner| (winner.ticket().creation_round.0, winner.ticket().face_value.0.low_u64()))
+        .collect();
+    assert_eq!(due, [(5, 20), (5, 10), (6, 1000), (6, 900)]);
+}
+
+#[test]
+fn a_transaction_is_recorded_before_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let ticket = Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1]).won[0];
+    let recorded = ledger.submit(ticket, submission(0, 1)).unwrap();
+    // The bytes to send exist only in the record, and the record is in the journal on disk by now.
+    let bytes = std::fs::read(dir.path().join("ledger").join(journal::FILE)).unwrap();
+    assert_eq!(journal::replay(&bytes).winners[&ticket].state.name(), "submitted");
+    drop(ledger);
+    let ledger = open(dir.path());
+    assert_eq!(ledger.submitted(), [recorded.clone()]);
+    assert_eq!(ledger.submitted()[0].signed(), recorded.signed());
+    assert!(ledger.due(EXPIRATION, Round(5)).is_empty(), "it is not sent a second time as something new");
+}
+
+#[test]
+fn a_transaction_with_the_wrong_hash_is_not_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let ticket = Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1]).won[0];
+    let wrong = Submission { hash: H256::zero(), ..submission(0, 1) };
+    assert!(matches!(ledger.submit(ticket, wrong), Err(LedgerError::WrongTransactionHash)));
+    assert!(matches!(ledger.submit(H256::zero(), submission(0, 1)), Err(LedgerError::UnknownTicket(_))));
+    assert!(ledger.submitted().is_empty());
+}
+
+#[test]
+fn one_unconfirmed_account_nonce_has_one_redemption() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let won = Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1, 2]).won;
+    ledger.submit(won[0], submission(0, 1)).unwrap();
+    let taken = ledger.submit(won[1], submission(0, 2));
+    assert!(matches!(taken, Err(LedgerError::AccountNonceTaken { account_nonce: 0, holder }) if holder == won[0]));
+    // A replacement of the first is the same redemption, and another nonce for it is a second one.
+    ledger.submit(won[0], submission(0, 3)).unwrap();
+    assert!(matches!(ledger.submit(won[0], submission(1, 4)), Err(LedgerError::OutOfOrder(_))));
+    // A restart does not forget it.
+    drop(ledger);
+    let ledger = open(dir.path());
+    assert!(matches!(ledger.submit(won[1], submission(0, 2)), Err(LedgerError::AccountNonceTaken { .. })));
+    ledger.advance(won[0], confirmed(1, 1000)).unwrap();
+    ledger.submit(won[1], submission(0, 2)).unwrap();
+}
+
+#[test]
+fn totals_tell_the_whole_story_and_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let won = Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1, 2, 3]).won;
+    ledger.submit(won[0], submission(0, 1)).unwrap();
+    ledger.advance(won[0], RedemptionEvent::Failed).unwrap();
+    ledger.submit(won[0], submission(1, 2)).unwrap();
+    ledger.advance(won[0], confirmed(2, 700)).unwrap();
+    ledger.advance(won[1], RedemptionEvent::Abandoned(AbandonReason::RoundOver)).unwrap();
+    let totals = ledger.totals();
+    assert_eq!((totals.tickets_received, totals.tickets_won), (3, 3));
+    assert_eq!((totals.tickets_redeemed, totals.paid), (1, Wei::from(700)));
+    assert_eq!((totals.redemption_failures, totals.tickets_abandoned), (1, 1));
+    assert_eq!((ledger.pending().tickets, ledger.pending_by_sender().len()), (1, 1));
+    assert!(ledger.advance(won[0], RedemptionEvent::Failed).is_err());
+    drop(ledger);
+    assert_eq!(open(dir.path()).totals(), totals);
+}
+
+#[test]
+fn settled_winners_are_dropped_when_no_ticket_can_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let offer = Offer::new(1, WinProb::ALWAYS);
+    let won = offer.pay(&ledger, &[1, 2]).won;
+    ledger.submit(won[0], submission(0, 1)).unwrap();
+    ledger.advance(won[0], confirmed(1, 1000)).unwrap();
+    assert_eq!(ledger.prune_settled(Round(6)).unwrap(), 0);
+    assert_eq!(offer.try_pay(&ledger, &[1], EXPIRATION).unwrap().won.len(), 0, "it is known to be redeemed");
+    assert_eq!(ledger.prune_settled(Round(7)).unwrap(), 1);
+    let totals = ledger.totals();
+    drop(ledger);
+    let ledger = open(dir.path());
+    assert_eq!((ledger.redemption(won[0]), ledger.totals()), (None, totals), "the journal does not bring it back");
+    assert_eq!(ledger.pending().tickets, 1);
+}
