@@ -139,10 +139,14 @@ async fn run(config: Config, tls: Arc<rustls::ClientConfig>) -> Exit {
     }
     // The wire holds the only sender: with it gone the thread commits what it has and ends.
     wire.abort();
-    let _ = wire.await;
-    let _ = tokio::time::timeout(DRAIN, ingest_ended).await;
-    if thread.is_finished() {
-        let _ = thread.join();
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    while !thread.is_finished() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    exit.unwrap_or_else(Exit::stopped)
+    let ingested = if thread.is_finished() { thread.join().is_ok() } else { false };
+    match exit {
+        Some(exit) => exit,
+        None if ingested => Exit::stopped(),
+        None => Exit::because(ExitReason::Software, "the ingesting thread did not end well"),
+    }
 }

@@ -21,4 +21,5 @@ pub mod strict;
 pub mod topic;
 
 pub use name::{BoxId, Epoch, FleetId};
+pub use presence::Presence;
 pub use topic::{Leaf, Topic};
