@@ -12,7 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sandbox::launch::{Interrupter, make_registry};
 use sandbox::memfd::Sealed;
-use sandbox::message::{Done, Job, JobError, Limits};
+use sandbox::message::{Done, Job, Limits};
 use service::RestartState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -266,12 +266,7 @@ impl Driver {
     }
 
     /// Steps one worker and obeys.
-    fn act(
-        &mut self,
-        id: WorkerId,
-        event: Event,
-        mut answered: Option<Result<(Done, Vec<Sealed>), (JobError, String)>>,
-    ) -> Result<(), PoolError> {
+    fn act(&mut self, id: WorkerId, event: Event, mut answered: Option<spawn::Answered>) -> Result<(), PoolError> {
         let now = self.now();
         let Some(member) = self.workers.get_mut(&id) else { return Ok(()) };
         for action in member.state.step(event, now) {
@@ -409,7 +404,7 @@ impl Driver {
     }
 
     /// Hands a worker's answer on. The report has been checked against the job already.
-    fn deliver(&mut self, job: JobId, answered: Result<(Done, Vec<Sealed>), (JobError, String)>) {
+    fn deliver(&mut self, job: JobId, answered: spawn::Answered) {
         let Some(arrived) = self.pending.get(&job).map(|pending| pending.arrived) else { return };
         let result = match answered {
             Ok((done, media)) => transcoded(done, &media, arrived.elapsed()),

@@ -28,6 +28,9 @@ pub(super) struct Assignment {
     pub(super) deadline: Duration,
 }
 
+/// A worker's answer: checked renditions, or the stream's fault and detail for our log.
+pub(super) type Answered = Result<(Done, Vec<Sealed>), (JobError, String)>;
+
 /// What a worker's thread has to say.
 #[derive(Debug)]
 pub(super) enum News {
@@ -36,7 +39,7 @@ pub(super) enum News {
     /// It is ready.
     Ready(Box<Ready>),
     /// It answered and lives on.
-    Answered { job: u64, memory: u64, answer: Result<(Done, Vec<Sealed>), (JobError, String)> },
+    Answered { job: u64, memory: u64, answer: Answered },
     /// It is gone; the thread ends.
     Gone { cause: String, timed_out: bool },
 }

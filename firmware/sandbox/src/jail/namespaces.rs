@@ -46,7 +46,7 @@ fn why(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSPC => "none are left to be made (sysctl user.max_user_namespaces and its kin)",
         Errno::EPERM => {
-            "not permitted (no privilege; for the user namespace: AppArmor, a container or a sysctl forbids it)"
+            "not permitted (no privilege; for the user namespace: AppArmor, a container, a chroot or a sysctl forbids it)"
         }
         Errno::EINVAL | Errno::ENOSYS => "not built into the kernel",
         other => other.desc(),

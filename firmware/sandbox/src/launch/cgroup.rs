@@ -242,4 +242,30 @@ mod tests {
         assert_eq!(fs::read_to_string(group.join("memory.max")).unwrap(), "1073741824");
         assert_eq!(fs::read_to_string(group.join("pids.max")).unwrap(), "99");
     }
+
+    /// The kernel's half, where this machine lets us make a group at all: controllers do not matter for it.
+    #[test]
+    fn a_process_enters_its_group_and_the_group_goes_with_it() {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let Some(own) = own_group(&cgroup, &mountinfo) else {
+            return println!("this machine has no unified control groups");
+        };
+        let group = Cgroup { dir: own.join(format!("millrace-test-{}", std::process::id())) };
+        if let Err(error) = make_group(&group.dir) {
+            return println!("this machine lets us make no control group: {error}");
+        }
+        let (_ours, theirs) = crate::channel::Channel::pair().unwrap();
+        let mut command = std::process::Command::new("sleep");
+        command.arg("60");
+        super::super::confine(&mut command, theirs, Some(group.entrance().unwrap())).unwrap();
+        let mut child = super::super::thread::spawn(command).unwrap();
+        let inside = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+        assert!(inside.contains("millrace-test-"), "{inside}");
+        let dir = group.dir.clone();
+        fs::write(dir.join("cgroup.kill"), "1").unwrap();
+        assert!(!child.wait().unwrap().success());
+        drop(group);
+        assert!(!dir.exists());
+    }
 }
