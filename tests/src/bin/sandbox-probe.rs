@@ -266,8 +266,8 @@ fn fork_bomb() -> String {
         }
         // SAFETY: the child makes one system call, which waits for a signal, and no other.
         match unsafe { libc::fork() } {
-            // SAFETY: plain call; returns when the parent's kill arrives, which ends the child.
             0 => loop {
+                // SAFETY: a plain call that waits; the parent's kill ends the child in it.
                 unsafe { libc::pause() };
             },
             -1 => break format!("refused: {:?}", Errno::last()),
