@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET", default_value = status::SOCKET)]
     socket: PathBuf,
     /// The signer's socket; needed on chain only
-    #[arg(long, value_name = "PATH", default_value = "/run/millrace/signer.sock")]
+    #[arg(long, value_name = "PATH", default_value = "/run/millrace-signer/signer.sock")]
     signer_socket: PathBuf,
     /// Where the node keeps its state
     #[arg(long, value_name = "DIR", default_value = "/var/lib/millrace")]

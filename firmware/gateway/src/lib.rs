@@ -33,5 +33,5 @@ pub use purse::{Purse, PurseError, Reserved, estimate_pixels};
 pub use push::{Pace, PushError, PushOptions, push};
 pub use report::{OrchestratorReport, PushReport, SegmentReport};
 pub use rpc::RpcError;
-pub use session::{RenditionFile, Session, SessionError, Transcoded};
+pub use session::{RenditionFile, Session, SessionError, Transcoded, Upload};
 pub use signer::{SignerError, TicketSigner};

@@ -216,7 +216,7 @@ pub(crate) fn check_params(
         return Err(OfferError::CertainWin);
     }
     if value > ExpectedValue::of(limits.max_ticket_value, WinProb::ALWAYS) {
-        return Err(OfferError::TicketTooDear(value.to_wei_floor()));
+        return Err(OfferError::TicketTooDear(value.to_wei_ceil()));
     }
     if let Some(chain) = chain {
         if chain.deposit.is_zero() || chain.reserve.is_zero() || chain.unlocking {

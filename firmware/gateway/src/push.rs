@@ -18,11 +18,11 @@ use crate::gateway::{DiscoveryError, Gateway};
 use crate::ladder::{Ladder, LadderError, file_name};
 use crate::needs::needs;
 use crate::report::{OrchestratorReport, PushReport, SegmentReport, millis};
-use crate::session::{Session, SessionError, Transcoded, Work};
+use crate::session::{Session, SessionError, Transcoded, Upload};
 use crate::stream::Stream;
 
-/// Segments on their way at once: one being uploaded while one is transcoded and one fetched.
-const IN_FLIGHT: usize = 3;
+/// Segments on their way at once: one is transcoded while the next is uploaded. More would only wait there.
+const IN_FLIGHT: usize = 2;
 /// How often a segment is tried.
 const ATTEMPTS: u32 = 3;
 /// So many failed segments in a row end the push.
@@ -242,7 +242,7 @@ async fn one(stream: &Stream, seq: u64, segment: Segment, targets: Vec<PathBuf>)
     let bytes = u64::try_from(segment.bytes.len()).unwrap_or(u64::MAX);
     let hash = keccak256(&segment.bytes);
     let work =
-        Work { seq: i64::try_from(seq).unwrap_or(i64::MAX), bytes: segment.bytes.into(), hash, duration, targets };
+        Upload { seq: i64::try_from(seq).unwrap_or(i64::MAX), bytes: segment.bytes.into(), hash, duration, targets };
     let mut over = Finished { seq, bytes, duration, attempts: 0, session: None, outcome: Err(String::new()) };
     while over.attempts < ATTEMPTS {
         over.attempts += 1;

@@ -85,7 +85,7 @@ pub enum SessionError {
     Signer(#[from] SignerError),
     /// The upload failed.
     #[error("upload")]
-    Upload(#[source] HttpError),
+    NotSent(#[source] HttpError),
     /// The orchestrator refused the segment.
     #[error("{text} (status {status})")]
     Refused {
@@ -178,13 +178,17 @@ pub struct Transcoded {
 
 /// A segment to send.
 #[derive(Debug)]
-pub(crate) struct Work {
-    pub(crate) seq: i64,
-    pub(crate) bytes: Bytes,
-    pub(crate) hash: H256,
-    pub(crate) duration: Duration,
-    /// One file per profile.
-    pub(crate) targets: Vec<PathBuf>,
+pub struct Upload {
+    /// Its number in the stream.
+    pub seq: i64,
+    /// A transport stream.
+    pub bytes: Bytes,
+    /// keccak-256 of the bytes.
+    pub hash: H256,
+    /// How long it plays.
+    pub duration: Duration,
+    /// Where its renditions go: one file per profile.
+    pub targets: Vec<PathBuf>,
 }
 
 /// A session with one orchestrator.
@@ -258,7 +262,10 @@ impl Session {
     }
 
     /// Sends a segment and fetches its renditions. On an error no file is left.
-    pub(crate) async fn transcode(&self, work: &Work) -> Result<Transcoded, SessionError> {
+    ///
+    /// # Errors
+    /// [`SessionError`]; unless the stream is at fault, another orchestrator may do better.
+    pub async fn transcode(&self, work: &Upload) -> Result<Transcoded, SessionError> {
         self.renew_if_due().await?;
         let (offer, reserved) = self.reserve(work)?;
         let uri = segment_uri(&offer.service_uri)?;
@@ -267,11 +274,11 @@ impl Session {
         let answer = match posted {
             Err(error) if !error.was_sent() => {
                 self.give_back(&offer, reserved)?;
-                return Err(SessionError::Upload(error));
+                return Err(SessionError::NotSent(error));
             }
             posted => {
                 self.note_spent(reserved.as_ref());
-                posted.map_err(SessionError::Upload)?
+                posted.map_err(SessionError::NotSent)?
             }
         };
         if answer.status != StatusCode::OK {
@@ -333,7 +340,7 @@ impl Session {
         Ok(left < TOKEN_RESERVE_SECONDS || expires)
     }
 
-    fn reserve(&self, work: &Work) -> Result<(Offer, Option<Reserved>), SessionError> {
+    fn reserve(&self, work: &Upload) -> Result<(Offer, Option<Reserved>), SessionError> {
         let duration = u64::try_from(work.duration.as_millis()).unwrap_or(u64::MAX);
         let mut state = self.state();
         let reserved = match state.offer.terms {
@@ -386,7 +393,7 @@ impl Session {
         }
     }
 
-    fn headers(&self, offer: &Offer, work: &Work, reserved: Option<&Reserved>) -> Result<HeaderMap, SessionError> {
+    fn headers(&self, offer: &Offer, work: &Upload, reserved: Option<&Reserved>) -> Result<HeaderMap, SessionError> {
         let mut data = segment_data(&self.stream_id, work, &self.profiles, &self.needed, offer);
         let mut payment = String::new();
         if let (Some(signer), Some(reserved)) = (&self.gateway.config.signer, reserved) {
@@ -470,7 +477,7 @@ impl State {
 /// The credentials of a segment, not signed yet.
 fn segment_data(
     stream_id: &str,
-    work: &Work,
+    work: &Upload,
     profiles: &[Profile],
     needed: &CapabilitySet,
     offer: &Offer,

@@ -52,7 +52,7 @@ impl Stream {
             sessions.learn(found);
         }
         if let Some((asked, offer)) = sessions.unknown.pop() {
-            tracing::info!(orchestrator = %asked, session = %offer.auth_token.session_id, "session opened");
+            tracing::debug!(orchestrator = %asked, session = %offer.auth_token.session_id, "session opened");
             let (gateway, profiles) = (Arc::clone(&self.gateway), Arc::clone(&self.profiles));
             let session = Session::new(gateway, asked, offer, self.id.clone(), profiles, self.needed.clone());
             sessions.open.push(Arc::new(session));

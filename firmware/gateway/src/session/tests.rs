@@ -22,7 +22,7 @@ fn the_segment_header_is_the_reference_gateways() {
     let wire = net::SegData::decode(&*bytes(&vector["seg_data_protobuf"])).unwrap();
     let token = wire::auth_token_from_wire(wire.auth_token.as_ref().unwrap());
     let segment = vector["segment_utf8"].as_str().unwrap().as_bytes();
-    let work = Work {
+    let work = Upload {
         seq: vector["seq"].as_i64().unwrap(),
         bytes: Bytes::copy_from_slice(segment),
         hash: keccak256(segment),
