@@ -232,7 +232,7 @@ impl Ingest {
     fn acknowledge(&mut self, now: Duration) {
         let every = Duration::from_secs(self.config.ack_s.into());
         for (id, tracked) in &mut self.boxes {
-            let Some((epoch, cursors)) = tracked.to_acknowledge(now, every, self.config.ack_records.into()) else {
+            let Some((epoch, cursors)) = tracked.due_acknowledgement(now, every, self.config.ack_records.into()) else {
                 continue;
             };
             let of = |class| cursors.get(&class).copied().filter(|stored| *stored > 0);

@@ -3,15 +3,15 @@
 //! The epoch lives and dies with the spool directory: whoever wipes the one draws the other anew, so sequence numbers
 //! never mean two things. The connection counter is durable before the CONNECT that carries it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fleet_protocol::Epoch;
 use fleet_protocol::payload::Life;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
-use crate::spool::{SpoolError, make_dir, replace_file};
+use crate::spool::slots::{Found, Slots};
+use crate::spool::{SpoolError, make_dir};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Counters {
@@ -28,7 +28,7 @@ struct Counters {
 /// The counters of this box.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    path: PathBuf,
+    file: Slots,
     counters: Counters,
     was_clean: bool,
 }
@@ -37,11 +37,11 @@ impl Identity {
     /// Load and count this start; a missing or damaged file, or `fresh_epoch`, begins a new epoch.
     pub(crate) fn open(dir: &Path, fresh_epoch: bool, chance: &mut impl RngCore) -> Result<Self, SpoolError> {
         make_dir(dir)?;
-        let path = dir.join("identity");
-        let stored = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Counters>(&bytes).ok(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(SpoolError::Io { path, source }),
+        // Overwritten in place: a box with a full disk must still be able to say so.
+        let (file, found) = Slots::open(&dir.join("identity"))?;
+        let stored = match found {
+            Found::Document(bytes) => serde_json::from_slice::<Counters>(&bytes).ok(),
+            Found::Empty | Found::Damaged => None,
         };
         let was_clean = stored.as_ref().is_none_or(|stored| stored.clean);
         let mut counters = stored.unwrap_or_else(|| Counters {
@@ -56,7 +56,7 @@ impl Identity {
         }
         counters.boot += 1;
         counters.clean = false;
-        let identity = Self { path, counters, was_clean };
+        let mut identity = Self { file, counters, was_clean };
         identity.save()?;
         Ok(identity)
     }
@@ -98,8 +98,8 @@ impl Identity {
         self.save()
     }
 
-    fn save(&self) -> Result<(), SpoolError> {
-        replace_file(&self.path, &serde_json::to_vec(&self.counters).expect("counters are always json"))
+    fn save(&mut self) -> Result<(), SpoolError> {
+        self.file.write(&serde_json::to_vec(&self.counters).expect("counters are always json"))
     }
 }
 
@@ -109,6 +109,8 @@ fn draw(chance: &mut impl RngCore) -> Epoch {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 

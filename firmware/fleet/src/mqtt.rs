@@ -10,6 +10,8 @@
 //! Only this task submits publishes, so the order of `Outgoing::Publish` events is the order of submission; that is how
 //! a PUBACK finds its record. A PUBACK deletes nothing: it only opens the window.
 
+mod cause;
+mod documents;
 mod inbound;
 mod tls;
 
@@ -18,18 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_protocol::event::{Op, Severity, id};
-use fleet_protocol::payload::{Ctl, Durable, EventBody, Info, Mode, State, Why};
+use fleet_protocol::payload::{Ctl, Durable, EventBody, Mode, State, Why};
 use fleet_protocol::topic::box_filters;
-use fleet_protocol::{Leaf, Topic, registry};
+use fleet_protocol::{Leaf, Topic};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectProperties, ConnectReturnCode, Filter, LastWill, Packet, PubAckReason, PublishProperties,
-    RetainForwardRule, SubscribeReasonCode,
+    ConnAck, Filter, Packet, PubAckReason, PublishProperties, RetainForwardRule, SubscribeReasonCode,
 };
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, MqttOptions};
-use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
+use rumqttc::v5::{AsyncClient, Event};
 use rustls::ClientConfig;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
@@ -109,6 +110,7 @@ pub(crate) struct Link {
     refused_at: Option<Instant>,
     refused: u64,
     acl_said: bool,
+    unreadable_at: Option<Instant>,
 }
 
 /// A connection that the broker accepted.
@@ -140,7 +142,6 @@ enum Farewell {
 }
 
 impl Link {
-    #[expect(clippy::too_many_arguments, reason = "called once, by main, which wires the parts")]
     pub(crate) fn new(
         config: Config,
         tls: Arc<ClientConfig>,
@@ -176,6 +177,7 @@ impl Link {
             refused_at: None,
             refused: 0,
             acl_said: false,
+            unreadable_at: None,
         }
     }
 
@@ -206,7 +208,7 @@ impl Link {
             let Some(cause) = cause else { return self.ended(&mut items) };
             let now = self.since_start();
             let delay = self.backoff.delay(cause, self.policy(), now, &mut self.chance);
-            if self.backoff.failures() % FAILURES_PER_BROKER == 0 || cause == Cause::Auth {
+            if self.backoff.failures().is_multiple_of(FAILURES_PER_BROKER) || cause == Cause::Auth {
                 self.broker = (self.broker + 1) % self.config.brokers.len().max(1);
             }
             tracing::info!(?cause, delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "will reconnect");
@@ -239,7 +241,7 @@ impl Link {
                     stopping = Some(Instant::now() + FAREWELL);
                     self.say_farewell();
                 }
-                self.pump()?;
+                self.pump();
                 let deadline = stopping.unwrap_or(silent_at).min(silent_at);
                 tokio::select! {
                     polled = &mut poll => break Some(polled),
@@ -264,7 +266,7 @@ impl Link {
                     if stopping.is_some() {
                         return Ok(None);
                     }
-                    let cause = classify(&error);
+                    let cause = cause::classify(&error);
                     tracing::warn!(reason = %error, ?cause, "broker connection ended");
                     return Ok(Some(cause));
                 }
@@ -358,40 +360,6 @@ impl Link {
         true
     }
 
-    fn birth(&mut self, why: Why) {
-        let state = self.state(true, why);
-        self.submit_retained(&state, Sent::Birth);
-        let (hw, caps) = self.info.clone();
-        let info = Info {
-            v: 1,
-            life: self.identity.life(),
-            t: clock::stamp().t,
-            fw: env!("CARGO_PKG_VERSION").to_owned(),
-            reg: registry::registry_hash(),
-            hw,
-            caps,
-        };
-        let topic = Topic::of_box(&self.config.fleet, &self.config.box_id, Leaf::Info).to_string();
-        let payload = serde_json::to_vec(&info).unwrap_or_default();
-        self.submit(topic, payload, QoS::AtLeastOnce, false, Some(3600), Sent::Birth);
-    }
-
-    fn state(&self, on: bool, why: Why) -> State {
-        let living = |value| if on { Some(value) } else { None };
-        State {
-            v: 1,
-            on,
-            life: self.identity.life(),
-            t: clock::stamp().t,
-            hb: living(self.config.periods.heartbeat_s),
-            ka: living(self.config.link.keepalive_s),
-            why,
-            fw: on.then(|| env!("CARGO_PKG_VERSION").to_owned()),
-            ring: on.then(|| self.config.ring.to_string()),
-            mode: on.then(|| *self.mode.borrow()),
-        }
-    }
-
     fn submit_retained(&mut self, state: &State, sent: Sent) {
         let topic = Topic::of_box(&self.config.fleet, &self.config.box_id, Leaf::State).to_string();
         let payload = serde_json::to_vec(state).unwrap_or_default();
@@ -428,22 +396,29 @@ impl Link {
     }
 
     /// Fill the window: durable records in drain order, then live telemetry.
-    fn pump(&mut self) -> Result<(), LinkError> {
+    fn pump(&mut self) {
         self.refill();
         let grave_only = self.absent_since.is_some_and(|since| since.elapsed() >= ABSENT_AFTER);
         loop {
-            let Some(up) = &self.up else { return Ok(()) };
+            let Some(up) = &self.up else { return };
             let busy = up.submitted.len() + up.inflight.len();
             if busy >= up.window || up.submitted.len() >= WINDOW || self.tokens == 0 || up.farewell != Farewell::No {
-                return Ok(());
+                return;
             }
             let life = self.identity.life();
             let outgoing = match self.outbox.next_durable(&life, grave_only) {
                 Ok(Some(outgoing)) => Some(outgoing),
                 Ok(None) => self.outbox.next_live(&life, grave_only),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // A box whose disk fails must still be able to say that it lives.
+                    if self.unreadable_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+                        self.unreadable_at = Some(Instant::now());
+                        tracing::error!(%error, "spool cannot be read: check the disk");
+                    }
+                    self.outbox.next_live(&life, grave_only)
+                }
             };
-            let Some(outbox::Outgoing { topic, payload, record, expiry }) = outgoing else { return Ok(()) };
+            let Some(outbox::Outgoing { topic, payload, record, expiry }) = outgoing else { return };
             let (qos, sent) = match record {
                 Some((class, q)) => (QoS::AtLeastOnce, Sent::Record(class, q)),
                 None => (QoS::AtMostOnce, Sent::Once),
@@ -451,7 +426,7 @@ impl Link {
             self.tokens -= 1;
             if !self.submit(topic, payload, qos, false, expiry, sent) {
                 // It stays in the spool; the resend timer brings it back.
-                return Ok(());
+                return;
             }
         }
     }
@@ -621,28 +596,6 @@ impl Link {
         }
     }
 
-    fn options(&self) -> MqttOptions {
-        let broker = self.config.brokers.get(self.broker).or(self.config.brokers.first());
-        let (host, port) = broker.map_or(("localhost", 8883), |broker| (broker.host.as_str(), broker.port));
-        let mut options = MqttOptions::new(self.config.box_id.as_str(), host, port);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        let will = self.state(false, Why::Will);
-        let will = State { t: None, ..will };
-        let topic = Topic::of_box(&self.config.fleet, &self.config.box_id, Leaf::State).to_string();
-        let will = LastWill::new(topic, serde_json::to_vec(&will).unwrap_or_default(), QoS::AtLeastOnce, true, None);
-        options
-            .set_clean_start(true)
-            .set_keep_alive(Duration::from_secs(self.config.link.keepalive_s.into()))
-            .set_connection_timeout(CONNECT_TIMEOUT_S)
-            .set_outgoing_inflight_upper_limit(INFLIGHT_LIMIT)
-            .set_connect_properties(connect_properties())
-            .set_network_options(network)
-            .set_last_will(will)
-            .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&self.tls))));
-        options
-    }
-
     fn since_start(&self) -> Duration {
         self.start.elapsed()
     }
@@ -655,65 +608,5 @@ impl Link {
         self.tend();
         self.identity.stopped_cleanly()?;
         Ok(())
-    }
-}
-
-fn connect_properties() -> ConnectProperties {
-    let mut properties = ConnectProperties::new();
-    properties.session_expiry_interval = Some(0);
-    properties.receive_maximum = Some(16);
-    // Also lifts the client's own cap of 10 KiB on what it receives.
-    properties.max_packet_size = Some(65_536);
-    properties.topic_alias_max = Some(0);
-    properties.request_problem_info = Some(1);
-    properties.user_properties =
-        vec![("agent".to_owned(), env!("CARGO_PKG_VERSION").to_owned()), ("reg".to_owned(), registry::registry_hash())];
-    properties
-}
-
-/// Whose fault the end of a connection was.
-fn classify(error: &ConnectionError) -> Cause {
-    use std::io::ErrorKind;
-    match error {
-        ConnectionError::ConnectionRefused(code) => match code {
-            ConnectReturnCode::NotAuthorized
-            | ConnectReturnCode::BadUserNamePassword
-            | ConnectReturnCode::Banned
-            | ConnectReturnCode::ClientIdentifierNotValid => Cause::Auth,
-            _ => Cause::Remote,
-        },
-        ConnectionError::Tls(rumqttc::v5::TlsError::TLS(error)) => of_tls(error),
-        ConnectionError::Io(error)
-        | ConnectionError::Tls(rumqttc::v5::TlsError::Io(error))
-        | ConnectionError::MqttState(rumqttc::v5::StateError::Io(error)) => {
-            if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return of_tls(tls);
-            }
-            match error.kind() {
-                ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable => {
-                    Cause::Local
-                }
-                _ => Cause::Remote,
-            }
-        }
-        _ => Cause::Remote,
-    }
-}
-
-fn of_tls(error: &rustls::Error) -> Cause {
-    use rustls::{AlertDescription as Alert, Error};
-    match error {
-        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Cause::Auth,
-        Error::AlertReceived(
-            Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::CertificateRequired
-            | Alert::UnknownCA
-            | Alert::AccessDenied,
-        ) => Cause::Auth,
-        _ => Cause::Remote,
     }
 }

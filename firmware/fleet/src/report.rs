@@ -247,7 +247,7 @@ mod tests {
         };
         let mut node = NodeStatus { mode: "run".into(), money, chain: Some(chain), ..NodeStatus::default() };
         node.segments.ok = 5;
-        node.segments.realtime_ratio_p50 = 3.14159;
+        node.segments.realtime_ratio_p50 = 3.456;
         node.sessions.capacity = 8;
         node
     }

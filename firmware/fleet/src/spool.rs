@@ -11,6 +11,7 @@
 
 pub(crate) mod class;
 pub(crate) mod segment;
+pub(crate) mod slots;
 mod thin;
 
 use std::fs;

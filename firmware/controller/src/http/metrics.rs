@@ -7,6 +7,9 @@ use fleet_protocol::presence::Presence;
 
 use crate::ingest::Counters;
 
+/// Name, help and value of a figure that is summed over boxes.
+type Row<T> = (&'static str, &'static str, fn(&Earnings) -> T);
+
 /// The whole page.
 pub(super) fn render(boxes: &[BoxSummary], connected: bool, counters: Counters) -> String {
     let mut page = Page::default();
@@ -29,7 +32,7 @@ pub(super) fn render(boxes: &[BoxSummary], connected: bool, counters: Counters) 
     page.value("millrace_open_alarms", "", boxes.iter().map(|summary| summary.open_alarms).sum::<u64>());
 
     let earned = || boxes.iter().filter_map(|summary| summary.earnings.as_ref());
-    let counts: [(&str, &str, fn(&Earnings) -> u64); 5] = [
+    let counts: [Row<u64>; 5] = [
         ("received", "Tickets received.", |earned| earned.tickets_received),
         ("won", "Tickets that won.", |earned| earned.tickets_won),
         ("redeemed", "Winners redeemed.", |earned| earned.tickets_redeemed),
@@ -41,16 +44,16 @@ pub(super) fn render(boxes: &[BoxSummary], connected: bool, counters: Counters) 
         page.head(&name, "gauge", help);
         page.value(&name, "", earned().map(count).sum::<u64>());
     }
-    let amounts: [(&str, &str, fn(&Earnings) -> &str); 4] = [
-        ("received", "Expected value received, wei.", |earned| &earned.value_received_wei),
-        ("won", "Face value won, wei.", |earned| &earned.value_won_wei),
-        ("redeemed", "Paid on chain, wei.", |earned| &earned.value_redeemed_wei),
-        ("pending", "Face value pending, wei.", |earned| &earned.value_pending_wei),
+    let amounts: [Row<u128>; 4] = [
+        ("received", "Expected value received, wei.", |earned| wei(&earned.value_received_wei)),
+        ("won", "Face value won, wei.", |earned| wei(&earned.value_won_wei)),
+        ("redeemed", "Paid on chain, wei.", |earned| wei(&earned.value_redeemed_wei)),
+        ("pending", "Face value pending, wei.", |earned| wei(&earned.value_pending_wei)),
     ];
     for (name, help, amount) in amounts {
         let name = format!("millrace_value_{name}_wei");
         page.head(&name, "gauge", help);
-        let total = earned().filter_map(|earned| amount(earned).parse::<u128>().ok()).fold(0, u128::saturating_add);
+        let total = earned().map(amount).fold(0, u128::saturating_add);
         page.value(&name, "", total);
     }
     let Counters { messages, malformed, foreign, limited, duplicates } = counters;
@@ -67,6 +70,11 @@ pub(super) fn render(boxes: &[BoxSummary], connected: bool, counters: Counters) 
     page.text
 }
 
+/// What is not known counts nothing.
+fn wei(text: &str) -> u128 {
+    text.parse().unwrap_or(0)
+}
+
 #[derive(Default)]
 struct Page {
     text: String,
@@ -79,5 +87,46 @@ impl Page {
 
     fn value(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         let _ = writeln!(self.text, "{name}{labels} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_sums_over_boxes_and_counts_each_state() {
+        let earnings = |won: &str| Earnings { tickets_won: 1, value_won_wei: won.to_owned(), ..Earnings::default() };
+        let summary = |presence, won| BoxSummary {
+            id: "box-0000000000000000".to_owned(),
+            fleet: "home".to_owned(),
+            presence,
+            age_s: None,
+            last_seen_ms: None,
+            mode: None,
+            fw: None,
+            ok: None,
+            sessions_active: Some(3),
+            sessions_capacity: None,
+            segments_ok: None,
+            segments_failed: None,
+            rtr_p50: None,
+            rtr_p05: None,
+            earnings: Some(earnings(won)),
+            open_alarms: 1,
+            top_alarm: None,
+        };
+        let boxes = [summary(Presence::Online, "20000000000000000000"), summary(Presence::Offline, "")];
+        let page = render(&boxes, true, Counters::default());
+        for line in [
+            "millrace_boxes{state=\"online\"} 1",
+            "millrace_boxes{state=\"offline\"} 1",
+            "millrace_sessions_active 3",
+            "millrace_tickets_won 2",
+            "millrace_value_won_wei 20000000000000000000",
+            "millrace_open_alarms 2",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in {page}");
+        }
     }
 }

@@ -142,7 +142,7 @@ impl Tracked {
     }
 
     /// What to acknowledge now: after a birth at once, else when enough records or enough time came together.
-    pub(crate) fn to_acknowledge(
+    pub(crate) fn due_acknowledgement(
         &mut self,
         now: Duration,
         every: Duration,

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::segment::{BODY_MAX, Record, Writer, rewrite, scan};
-use super::{SpoolError, make_dir, replace_file, sync_parent, thin};
+use super::slots::{Found, Slots};
+use super::{SpoolError, make_dir, sync_parent, thin};
 
 /// A new segment is begun when the current one passes this.
 const SEGMENT_BYTES: u64 = 128 * 1024;
@@ -75,6 +76,7 @@ pub(crate) struct ClassSpool {
     segments: Vec<Segment>,
     writer: Option<Writer>,
     cursor: Cursor,
+    cursor_file: Slots,
     unsynced_since: Option<Instant>,
     cache: Option<(u64, Vec<Record>)>,
 }
@@ -84,7 +86,12 @@ impl ClassSpool {
     pub(crate) fn open(dir: &Path, letter: &'static str, policy: Policy) -> Result<(Self, Opened), SpoolError> {
         make_dir(dir)?;
         let mut opened = Opened::default();
-        let cursor = read_cursor(&dir.join("cursor"), &mut opened)?;
+        let (cursor_file, found) = Slots::open(&dir.join("cursor"))?;
+        let cursor: Option<Cursor> = match &found {
+            Found::Document(bytes) => serde_json::from_slice(bytes).ok(),
+            Found::Empty | Found::Damaged => None,
+        };
+        opened.sequence_lost = cursor.is_none() && found != Found::Empty;
         let mut spool = Self {
             dir: dir.to_owned(),
             letter,
@@ -92,6 +99,7 @@ impl ClassSpool {
             segments: Vec::new(),
             writer: None,
             cursor: cursor.unwrap_or_default(),
+            cursor_file,
             unsynced_since: None,
             cache: None,
         };
@@ -236,9 +244,10 @@ impl ClassSpool {
         self.dir.join(format!("{first:016x}.seg"))
     }
 
-    fn save_cursor(&self) -> Result<(), SpoolError> {
+    /// In place: an acknowledgement must be kept on a full disk too, for it is what frees space.
+    fn save_cursor(&mut self) -> Result<(), SpoolError> {
         let text = serde_json::to_vec(&self.cursor).expect("two numbers are always json");
-        replace_file(&self.dir.join("cursor"), &text)
+        self.cursor_file.write(&text)
     }
 
     fn load(&mut self, first: u64) -> Result<&[Record], SpoolError> {
@@ -342,7 +351,7 @@ impl ClassSpool {
         }
         match self.policy.when_full {
             WhenFull::Refuse => return Err(SpoolError::Full(self.letter)),
-            WhenFull::Thin => self.thin(|records| thin::cumulative(records))?,
+            WhenFull::Thin => self.thin(thin::cumulative)?,
             WhenFull::Coalesce => {
                 self.thin(|records| thin::pairs(records, thin::INFO))?;
                 if !fits(self, THIN_TO_PERCENT) {
@@ -395,18 +404,6 @@ impl ClassSpool {
             }
         }
         Ok(())
-    }
-}
-
-fn read_cursor(path: &Path, opened: &mut Opened) -> Result<Option<Cursor>, SpoolError> {
-    match fs::read(path) {
-        Ok(bytes) => {
-            let cursor = serde_json::from_slice(&bytes).ok();
-            opened.sequence_lost = cursor.is_none();
-            Ok(cursor)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(SpoolError::Io { path: path.to_owned(), source }),
     }
 }
 
