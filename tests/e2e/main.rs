@@ -5,3 +5,4 @@ mod fleet;
 mod node;
 mod offchain;
 mod onchain;
+mod shipped;
