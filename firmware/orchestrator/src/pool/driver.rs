@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use sandbox::launch::{Interrupter, make_registry};
+use sandbox::launch::Interrupter;
 use sandbox::memfd::Sealed;
 use sandbox::message::{Done, Job, Limits};
 use service::RestartState;
@@ -24,14 +24,12 @@ use super::{
     Ended, Order, Output, PoolConfig, PoolStatus, SESSION_QUEUE, TranscodeError, TranscodeRequest, Transcoded,
 };
 
+mod staff;
+
 /// News of workers that wait for the driver; each worker has at most a few under way.
 const NEWS: usize = 64;
 /// Times a segment is tried.
 const TRIES: u32 = 2;
-/// How long the cache of plugins may take to be written.
-const REGISTRY_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long the workers' threads may take to end.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause of the driver.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -161,18 +159,6 @@ impl Driver {
         Ok(())
     }
 
-    async fn write_registry(&self) {
-        let Some(registry) = self.config.registry.clone() else { return };
-        let program = self.config.launch.program.clone();
-        let made = tokio::task::spawn_blocking(move || make_registry(&program, &registry, REGISTRY_TIMEOUT));
-        // Without it workers look for plugins themselves: slower, not worse.
-        match made.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(reason = spawn::with_sources(&error), "plugin cache not written"),
-            Err(error) => tracing::warn!(%error, "plugin cache not written"),
-        }
-    }
-
     fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
@@ -299,17 +285,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends a worker's thread and process, now.
-    fn kill(&mut self, id: WorkerId) {
-        self.part(id);
-        if let Some(member) = self.workers.get_mut(&id) {
-            member.hand = None;
-            if let Some(interrupter) = &member.interrupter {
-                interrupter.interrupt();
-            }
-        }
-    }
-
     /// Parts a worker from its session, which gets another when it needs one.
     fn part(&mut self, id: WorkerId) {
         let name = self.workers.get_mut(&id).and_then(|member| member.session.take());
@@ -328,25 +303,6 @@ impl Driver {
             && session.running == job
         {
             session.running = None;
-        }
-    }
-
-    fn start_failed(&mut self) -> Result<(), PoolError> {
-        let last = self.status.last_loss.clone().unwrap_or_else(|| "it was not ready in time".to_owned());
-        match self.restart.died(self.epoch.elapsed(), &mut self.rng) {
-            Some(pause) => {
-                tracing::warn!(reason = last, pause_ms = pause.as_millis(), "worker did not start");
-                self.start_after = Instant::now() + pause;
-                Ok(())
-            }
-            None => {
-                tracing::error!(reason = last, "workers do not start: see the reason, then restart the node");
-                for (_, pending) in std::mem::take(&mut self.pending) {
-                    self.answers.push((pending.reply, Err(TranscodeError::Unfit { reason: last.clone() })));
-                }
-                self.publish();
-                Err(PoolError::GaveUp { last })
-            }
         }
     }
 
@@ -524,44 +480,6 @@ impl Driver {
         Ok(())
     }
 
-    /// A ready worker without a session; the oldest, which has been warm for longest.
-    fn idle_worker(&self) -> Option<WorkerId> {
-        let idle = |member: &Member| member.session.is_none() && member.state.phase() == Phase::Ready;
-        self.workers.iter().find(|(_, member)| idle(member)).map(|(id, _)| *id)
-    }
-
-    /// Keeps a worker for every session that waits for one, and a few ready besides, within the bound.
-    fn start_workers(&mut self) {
-        if self.stopping || Instant::now() < self.start_after {
-            return;
-        }
-        let living = |member: &&Member| member.state.phase() != Phase::Dead;
-        let total = self.workers.values().filter(living).count();
-        let free = self.workers.values().filter(living).filter(|member| member.session.is_none()).count();
-        let waiting = |session: &&Session| session.worker.is_none() && !session.waiting.is_empty();
-        let wanted = self.sessions.values().filter(waiting).count() + self.config.idle;
-        let more = wanted.saturating_sub(free).min(self.config.sessions.saturating_sub(total));
-        for _ in 0..more {
-            self.start_worker();
-        }
-    }
-
-    fn start_worker(&mut self) {
-        let id = self.number();
-        let state = WorkerState::new(self.now(), self.config.start_timeout, self.config.recycle);
-        let hand = spawn::start(id, self.config.launch.clone(), self.config.start_timeout, self.newsroom.clone());
-        match hand {
-            Ok(hand) => {
-                let member = Member { state, hand: Some(hand), interrupter: None, session: None, job: None };
-                self.workers.insert(id, member);
-            }
-            Err(error) => {
-                tracing::error!(%error, "no thread for a worker: the box is out of resources");
-                self.start_after = Instant::now() + self.config.restart.max;
-            }
-        }
-    }
-
     /// Shows what happened, and only then answers those to whom it happened.
     fn publish(&mut self) {
         let count = |wanted: fn(&Phase) -> bool| self.workers.values().filter(|m| wanted(&m.state.phase())).count();
@@ -590,26 +508,6 @@ impl Driver {
         let waiting: Vec<JobId> = self.pending.keys().copied().filter(|job| !running.contains(job)).collect();
         for job in waiting {
             self.finish(job, Err(TranscodeError::Stopped));
-        }
-    }
-
-    /// Ends all workers and waits for their threads; a thread that hangs is left to the process's end.
-    async fn end_workers(&mut self) {
-        for id in self.workers.keys().copied().collect::<Vec<_>>() {
-            self.kill(id);
-        }
-        let all_gone = async {
-            while !self.workers.is_empty() {
-                match self.news.recv().await {
-                    Some((id, News::Gone { .. })) => drop(self.workers.remove(&id)),
-                    Some((_, News::Started { interrupter, .. })) => interrupter.interrupt(),
-                    Some(_) => {}
-                    None => break,
-                }
-            }
-        };
-        if tokio::time::timeout(END_TIMEOUT, all_gone).await.is_err() {
-            tracing::warn!(workers = self.workers.len(), "workers did not end in time");
         }
     }
 }
