@@ -101,10 +101,32 @@ pub(crate) enum Opened {
     Damaged(String),
 }
 
+/// sled's handle. Dropping one flushes, and sled panics when that fails; by then the ledger has failed with a
+/// clear error already, which the panic must not replace.
+#[derive(Debug)]
+struct Handle(Option<sled::Db>);
+
+impl std::ops::Deref for Handle {
+    type Target = sled::Db;
+
+    fn deref(&self) -> &sled::Db {
+        self.0.as_ref().expect("the handle is taken out only when it is dropped")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let db = std::panic::AssertUnwindSafe(self.0.take());
+        if std::panic::catch_unwind(|| drop(db)).is_err() {
+            tracing::error!("the store could not be flushed at its end: the last unsynced changes may be lost");
+        }
+    }
+}
+
 /// sled, open.
 #[derive(Debug)]
 pub(crate) struct Store {
-    db: sled::Db,
+    db: Handle,
     path: PathBuf,
     file: File,
     commits: AtomicU64,
@@ -128,6 +150,7 @@ impl Store {
                 .flush_every_ms(Some(500))
                 .open()
                 .map_err(Fault::from)
+                .map(|db| Handle(Some(db)))
                 .and_then(|db| read_all(&db).map(|contents| (db, contents)));
             // The receiver is gone only after its deadline, and then nobody wants the answer.
             let _late = answer.send(opened);
@@ -139,6 +162,10 @@ impl Store {
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let panic = opener.join().err();
                 let words = panic.and_then(|p| p.downcast::<String>().ok()).map_or_else(String::new, |p| *p);
+                // A panic over an error of the disk says nothing about what is on it.
+                if words.contains("Os { code") {
+                    return Err(LedgerError::Store(words.into()));
+                }
                 Err(Fault::Damaged(format!("sled panicked: {words}")))
             }
         };
