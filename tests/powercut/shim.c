@@ -9,7 +9,7 @@
  *
  * sync_file_range and close make nothing durable. To be as unkind as a real disk, POWERCUT_LEAK percent of the
  * 512-byte sectors of each write, and of the changes of names, reach the shadow early: a kernel may write back
- * what it likes in any order. POWERCUT_FULL_AFTER bytes of growth the disk is full; after POWERCUT_SYNCS calls
+ * what it likes in any order. With POWERCUT_LIE=1 fdatasync succeeds and does nothing. POWERCUT_FULL_AFTER bytes of growth the disk is full; after POWERCUT_SYNCS calls
  * fsync and fdatasync fail with EIO.
  *
  * Inodes are never freed while we run (a link to each removed file is kept in POWERCUT_SHADOW/grave), so an
@@ -48,6 +48,7 @@ static size_t root_length;
 static struct file files[MAX_FILES];
 static size_t file_count;
 static unsigned leak;
+static int lie;
 static unsigned long long chance, room_left = ~0ULL, syncs_left = ~0ULL;
 
 #define REAL(result, name, ...) static result (*real_##name)(__VA_ARGS__)
@@ -88,6 +89,7 @@ __attribute__((constructor)) static void begin(void) {
     if (!at || !to || !realpath(at, root) || !realpath(to, shadow)) fail("POWERCUT_ROOT or POWERCUT_SHADOW");
     root_length = strlen(root);
     leak = (unsigned)number("POWERCUT_LEAK", 0);
+    lie = number("POWERCUT_LIE", 0) != 0;
     chance = number("POWERCUT_SEED", 1) * 2862933555777941757ULL + 3037000493ULL;
     room_left = number("POWERCUT_FULL_AFTER", ~0ULL);
     syncs_left = number("POWERCUT_SYNCS", ~0ULL);
@@ -207,7 +209,9 @@ static int sync_file(int fd, int (*otherwise)(int)) {
     struct file *file = tracked(fd, &found);
     if (!file) { pthread_mutex_unlock(&lock); return otherwise(fd); }
     int result = 0;
-    if (syncs_left == 0) {
+    if (lie && otherwise == real_fdatasync) {
+        result = 0;
+    } else if (syncs_left == 0) {
         errno = EIO;
         result = -1;
     } else {

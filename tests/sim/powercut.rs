@@ -140,6 +140,16 @@ fn the_harness_keeps_what_is_synced() {
     }
 }
 
+#[test]
+fn the_harness_notices_a_ledger_that_does_not_sync() {
+    let (disk, mut said) = (Disk::new().unwrap(), Said::default());
+    run(writer(&disk, Faults { lie: true, ..Faults::NONE }, &["ledger", "1"]), 200, &mut said);
+    let survived = disk.survived().unwrap();
+    let ledger = Ledger::open(&survived.join("ledger"), OpenOptions::default()).unwrap();
+    let lost = said.won.values().flatten().filter(|ticket| ledger.redemption(**ticket).is_none()).count();
+    assert!(lost > 10, "only {lost} of {} winners are lost on a disk that lies", said.winners());
+}
+
 /// Cuts the power many times: young ledgers and grown ones, with nothing unsynced surviving and with some of it.
 fn cut_again_and_again(seed: u64, leak: u32, chains: u64, cuts: u64) {
     let mut rng = StdRng::seed_from_u64(seed);

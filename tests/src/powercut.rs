@@ -20,6 +20,8 @@ pub struct Faults {
     pub leak: u32,
     /// Seed of that chance.
     pub seed: u64,
+    /// Does fdatasync promise what it does not do?
+    pub lie: bool,
     /// Bytes of growth until the disk is full.
     pub full_after: Option<u64>,
     /// Calls of fsync and fdatasync until they fail.
@@ -28,7 +30,7 @@ pub struct Faults {
 
 impl Faults {
     /// Nothing fails, and nothing unsynced survives.
-    pub const NONE: Self = Self { leak: 0, seed: 1, full_after: None, syncs: None };
+    pub const NONE: Self = Self { leak: 0, seed: 1, lie: false, full_after: None, syncs: None };
 }
 
 /// A directory on a disk that can lose power.
@@ -89,7 +91,8 @@ impl Disk {
             .env("POWERCUT_ROOT", self.root())
             .env("POWERCUT_SHADOW", self.dir.path().join("shadow"))
             .env("POWERCUT_LEAK", faults.leak.to_string())
-            .env("POWERCUT_SEED", faults.seed.to_string());
+            .env("POWERCUT_SEED", faults.seed.to_string())
+            .env("POWERCUT_LIE", u8::from(faults.lie).to_string());
         if let Some(bytes) = faults.full_after {
             command.env("POWERCUT_FULL_AFTER", bytes.to_string());
         }
