@@ -53,7 +53,7 @@ fn a_transaction_is_recorded_before_it_is_sent() {
     assert_eq!(journal::replay(&bytes).winners[&ticket].state.name(), "submitted");
     drop(ledger);
     let ledger = open(dir.path());
-    assert_eq!(ledger.submitted(), [recorded.clone()]);
+    assert_eq!(ledger.submitted(), std::slice::from_ref(&recorded));
     assert_eq!(ledger.submitted()[0].signed(), recorded.signed());
     assert!(ledger.due(EXPIRATION, Round(5)).is_empty(), "it is not sent a second time as something new");
 }
