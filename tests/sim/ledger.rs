@@ -1,4 +1,5 @@
 //! The ledger's process is killed at any line, again and again.
+
 use std::process::Command;
 
 use ledger::{Ledger, OpenOptions};

@@ -1,4 +1,6 @@
 //! The power goes: whatever was not synced is lost, and no acknowledged winner with it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
