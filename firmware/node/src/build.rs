@@ -62,6 +62,8 @@ pub(crate) enum NodeError {
     Tls(#[from] TlsError),
     #[error("millrace-worker is neither beside this program nor in PATH: set workers.program")]
     NoWorker,
+    #[error("there is no worker program at {0}")]
+    WorkerMissing(PathBuf),
     #[error("workers")]
     Pool(#[from] PoolError),
     #[error("chain")]
@@ -98,6 +100,7 @@ impl NodeError {
             Self::SignerChain { .. } => ExitReason::Config,
             Self::Listen { .. }
             | Self::NoWorker
+            | Self::WorkerMissing(_)
             | Self::Pool(_)
             | Self::Chain(_)
             | Self::ChainLate(_)
@@ -163,7 +166,7 @@ pub(crate) fn pool(config: &Config, state_dir: &Path) -> Result<(Pool, Driver), 
 fn worker_program(workers: &Workers) -> Result<PathBuf, NodeError> {
     let named = workers.program.clone().or_else(|| std::env::var_os("MILLRACE_WORKER").map(PathBuf::from));
     if let Some(program) = named {
-        return Ok(program);
+        return if program.is_file() { Ok(program) } else { Err(NodeError::WorkerMissing(program)) };
     }
     let beside = std::env::current_exe().ok().and_then(|me| me.parent().map(Path::to_owned));
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -86,6 +86,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
                 orchestrator::server::serve(router, listener, tls, most, drain, serving).await;
                 ("server", Ok(()))
             });
+            stop.ready.cancel();
             service::notify_ready();
             let network = if config.chain.is_some() { "onchain" } else { "offchain" };
             tracing::info!(%service_uri, listen = %config.serve.listen, network, "serving gateways");
@@ -120,9 +121,11 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     ended
 }
 
-/// What stops which part.
+/// Where in its life the node is, and what stops which part.
 #[derive(Debug, Default, Clone)]
 struct Stop {
+    /// Cancelled once gateways are served.
+    ready: CancellationToken,
     serving: CancellationToken,
     workers: CancellationToken,
     redeemer: CancellationToken,
@@ -159,9 +162,14 @@ fn serve_status(
     let starting = NodeStatus { mode: "starting".to_owned(), ..NodeStatus::default() };
     let (publish, status) = watch::channel(starting);
     let (node, workers) = (Arc::clone(node), build::workers_status(pool));
-    let (stopping, beat) = (stop.serving.clone(), heartbeats.register("status", PULSE));
+    let (stop, beat) = (stop.clone(), heartbeats.register("status", PULSE));
+    let mode = move || match (stop.serving.is_cancelled(), stop.ready.is_cancelled()) {
+        (true, _) => "drain",
+        (false, true) => "run",
+        (false, false) => "starting",
+    };
     tasks.spawn(async move {
-        orchestrator::status::publish(node, workers, stopping, publish, beat).await;
+        orchestrator::status::publish(node, workers, mode, publish, beat).await;
         ("status", Ok(()))
     });
     let path = build::status_socket(config, state_dir);

@@ -247,6 +247,12 @@ impl Default for Listen {
     }
 }
 
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.tls { "" } else { "http://" }, self.address)
+    }
+}
+
 /// The text is not an address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an address to listen on: expected IP:PORT, or http://IP:PORT for plain text")]

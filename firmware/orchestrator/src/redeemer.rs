@@ -54,7 +54,8 @@ const REPLACEMENT_PERCENT: u64 = 13;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedeemerConfig {
-    /// Blocks on top of a redemption before it is believed for good. Default 4800, some 20 minutes on Arbitrum.
+    /// Blocks on top of a redemption before it is believed for good: the chain's key of this name.
+    #[serde(skip)]
     pub confirmations: u64,
     /// Seconds without a receipt after which a transaction is replaced by a dearer one. Range 1–3600, default 300.
     pub stuck_after_s: u64,

@@ -79,6 +79,7 @@ pub fn router<T: Transcoder, B: Broker, S: Signer>(node: &Arc<Orchestrator<T, B,
         .prepare()
         .into_axum_router()
         .merge(http)
+        .fallback(unknown)
         .layer(axum::middleware::from_fn(catch_panic))
 }
 
@@ -88,14 +89,27 @@ async fn rendition<T: Transcoder, B: Broker, S: Signer>(
     request: Request,
 ) -> Response {
     let Some(stored) = node.renditions.get(request.uri().path()) else {
-        let mut response = Response::new(Body::from("404 page not found\n"));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        return response;
+        return not_found();
     };
     let length = HeaderValue::from(stored.media.len());
     let mut response = Response::new(Body::from(stored.media));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(stored.media_type));
     response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    response
+}
+
+/// Everything else: a gRPC method nobody serves, or a path there is not.
+async fn unknown(request: Request) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return tonic::Status::unimplemented("unknown service").into_http();
+    }
+    not_found()
+}
+
+fn not_found() -> Response {
+    let mut response = Response::new(Body::from("404 page not found\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
     response
 }
 

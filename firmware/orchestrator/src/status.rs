@@ -11,7 +11,6 @@ use service::Heartbeat;
 use service::status::{NodeStatus, Segments, Workers};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::node::Orchestrator;
 use crate::pool::Transcoder;
@@ -111,7 +110,7 @@ fn millis(duration: Duration) -> u64 {
 pub async fn publish<T: Transcoder, B: Broker, S: Signer>(
     node: Arc<Orchestrator<T, B, S>>,
     workers: impl Fn() -> (Workers, u64) + Send,
-    stopping: CancellationToken,
+    mode: impl Fn() -> &'static str + Send,
     status: watch::Sender<NodeStatus>,
     heartbeat: Heartbeat,
 ) {
@@ -120,7 +119,7 @@ pub async fn publish<T: Transcoder, B: Broker, S: Signer>(
     loop {
         tick.tick().await;
         let (workers, retried) = workers();
-        let snapshot = node.snapshot(workers, retried, stopping.is_cancelled(), started.elapsed()).await;
+        let snapshot = node.snapshot(workers, retried, mode(), started.elapsed()).await;
         status.send_replace(snapshot);
         heartbeat.beat();
     }
@@ -128,12 +127,12 @@ pub async fn publish<T: Transcoder, B: Broker, S: Signer>(
 
 impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
     /// The status now.
-    pub async fn snapshot(&self, workers: Workers, retried: u64, stopping: bool, uptime: Duration) -> NodeStatus {
+    pub async fn snapshot(&self, workers: Workers, retried: u64, mode: &str, uptime: Duration) -> NodeStatus {
         let counted = self.sessions.counted();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut status = NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: if stopping { "drain" } else { "run" }.to_owned(),
+            mode: mode.to_owned(),
             uptime_s: uptime.as_secs(),
             service_uri: self.service_uri.to_string(),
             network: if self.till.is_some() { "onchain" } else { "offchain" }.to_owned(),

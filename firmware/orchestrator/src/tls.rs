@@ -12,6 +12,9 @@ use rustls::server::ParsedCertificate;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+/// The TLS side of a port.
+pub use rustls::ServerConfig as TlsConfig;
+
 /// File of the self-made certificate in the state directory.
 const CERTIFICATE_FILE: &str = "tls-cert.pem";
 /// File of its key.

@@ -1,0 +1,387 @@
+//! A chain in memory, with the faults of real ones; and a signer that cannot be reached from anywhere else.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use livepeer::address::{Address, H256};
+use livepeer::broker::{Broker, BrokerError, ChainHead, FaultClass, Prepared, SenderInfo, TransactionStatus};
+use livepeer::signature::{Signature, SigningKey};
+use livepeer::ticket::WinningTicket;
+use livepeer::transaction::{Transaction, transaction_hash};
+use livepeer::units::{L1Block, L2Block, Round, Timestamp, Wei};
+use orchestrator::{SignError, Signer};
+use signer_protocol::SignedTransaction;
+use tokio::sync::{Notify, watch};
+
+/// What one transaction costs here.
+pub(crate) const COST: u64 = 1_000;
+
+/// Where the world stands still, so that the node can be killed exactly there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Point {
+    /// Before a redemption is simulated.
+    Prepare,
+    /// Before it is signed.
+    Sign,
+    /// Recorded by now, not sent yet.
+    BeforeBroadcast,
+    /// Sent, but the answer never arrives.
+    AfterBroadcast,
+}
+
+/// What the chain does with the next transactions sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Loses it and says it was taken.
+    Drop,
+    /// Takes it and says it was lost.
+    Lie,
+    /// Mines it, and the contract undoes it.
+    Revert,
+    /// Takes it, and never mines it.
+    Stick,
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    nonce: u64,
+    ticket: H256,
+    fee: Wei,
+    mined: Option<(L2Block, bool)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) head: ChainHead,
+    /// Payout of each ticket; tickets not named pay their face value.
+    pub(crate) payouts: HashMap<H256, Wei>,
+    /// What simulating each ticket says, when not all is well.
+    pub(crate) refusals: HashMap<H256, BrokerError>,
+    pub(crate) senders: HashMap<Address, SenderInfo>,
+    pub(crate) faults: Vec<Fault>,
+    /// No endpoint answers.
+    pub(crate) away: bool,
+    /// Mines what is sent at once.
+    pub(crate) automine: bool,
+    sent: BTreeMap<H256, Sent>,
+    next_nonce: u64,
+    used: BTreeSet<H256>,
+    /// What was paid for each ticket, in order; a ticket must not be here twice.
+    pub(crate) paid: Vec<(H256, Wei)>,
+    /// Every transaction seen, by account nonce, with the tickets they redeem.
+    pub(crate) seen: BTreeMap<u64, BTreeSet<H256>>,
+    pub(crate) broadcasts: usize,
+    /// Transaction data names its ticket.
+    stops: HashMap<Point, usize>,
+}
+
+/// The chain, shared.
+#[derive(Debug, Clone)]
+pub(crate) struct SimChain {
+    world: Arc<Mutex<World>>,
+    head: watch::Sender<u64>,
+    /// Told when the world stands still somewhere.
+    pub(crate) reached: Arc<Notify>,
+}
+
+impl SimChain {
+    pub(crate) fn new() -> Self {
+        let head = ChainHead {
+            l1_block: L1Block(1_000),
+            l2_block: L2Block(10_000),
+            round: Round(7),
+            last_initialized_round: Round(7),
+            ticket_round: Round(7),
+            ticket_round_block_hash: H256::repeat_byte(7),
+            recipient_active: true,
+            gas_price: Wei::from(1),
+            paused: false,
+            seen_at: Timestamp(1_700_000_000),
+        };
+        let world = World {
+            head,
+            payouts: HashMap::new(),
+            refusals: HashMap::new(),
+            senders: HashMap::new(),
+            faults: Vec::new(),
+            away: false,
+            automine: true,
+            sent: BTreeMap::new(),
+            next_nonce: 0,
+            used: BTreeSet::new(),
+            paid: Vec::new(),
+            seen: BTreeMap::new(),
+            broadcasts: 0,
+            stops: HashMap::new(),
+        };
+        Self { world: Arc::new(Mutex::new(world)), head: watch::Sender::new(0), reached: Arc::default() }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// The next time the node gets to this point, it stays there for ever.
+    pub(crate) fn stop_at(&self, point: Point) {
+        self.world().stops.insert(point, 1);
+    }
+
+    async fn pass(&self, point: Point) {
+        let stop = self.world().stops.remove(&point).is_some();
+        if stop {
+            self.reached.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// More blocks.
+    pub(crate) fn mine(&self, blocks: u64) {
+        {
+            let mut world = self.world();
+            world.head.l2_block.0 += blocks;
+            world.head.l1_block.0 += blocks;
+        }
+        self.head.send_modify(|number| *number += 1);
+    }
+
+    pub(crate) fn set_round(&self, round: u64) {
+        let mut world = self.world();
+        (world.head.round, world.head.last_initialized_round) = (Round(round), Round(round));
+    }
+
+    /// Takes mined transactions out of their blocks again.
+    pub(crate) fn reorganise(&self) {
+        let mut world = self.world();
+        let tickets: Vec<H256> = world.sent.values().filter(|sent| sent.mined.is_some()).map(|s| s.ticket).collect();
+        world.used.retain(|ticket| !tickets.contains(ticket));
+        world.paid.retain(|(ticket, _)| !tickets.contains(ticket));
+        let lowest = world.sent.values().filter(|sent| sent.mined.is_some()).map(|sent| sent.nonce).min();
+        world.next_nonce = lowest.unwrap_or(world.next_nonce);
+        world.sent.clear();
+    }
+
+    /// Somebody else redeems a ticket.
+    pub(crate) fn use_up(&self, ticket: H256) {
+        self.world().used.insert(ticket);
+    }
+
+    /// Another program uses the hot key's next nonce.
+    pub(crate) fn take_nonce(&self) {
+        self.world().next_nonce += 1;
+    }
+}
+
+impl World {
+    fn answer(&self) -> Result<(), BrokerError> {
+        if self.away { Err(transport()) } else { Ok(()) }
+    }
+
+    fn take(&mut self, signed: &[u8]) -> Result<(), BrokerError> {
+        let hash = transaction_hash(signed);
+        let (transaction, _) = decode(signed);
+        let ticket = H256::from_slice(&transaction.data);
+        self.broadcasts += 1;
+        self.seen.entry(transaction.nonce).or_default().insert(ticket);
+        if self.sent.contains_key(&hash) {
+            return Ok(());
+        }
+        let fault = if self.faults.is_empty() { None } else { Some(self.faults.remove(0)) };
+        if fault == Some(Fault::Drop) {
+            return Ok(());
+        }
+        if transaction.nonce < self.next_nonce {
+            return Err(BrokerError { class: FaultClass::Transport, detail: "nonce too low".into() });
+        }
+        let fee = transaction.max_fee_per_gas;
+        let rivals: Vec<H256> = self
+            .sent
+            .iter()
+            .filter(|(_, s)| s.nonce == transaction.nonce && s.mined.is_none())
+            .map(|(h, _)| *h)
+            .collect();
+        for rival in rivals {
+            if self.sent[&rival].fee >= fee {
+                return Err(BrokerError { class: FaultClass::Transport, detail: "replacement underpriced".into() });
+            }
+            self.sent.remove(&rival);
+        }
+        self.sent.insert(hash, Sent { nonce: transaction.nonce, ticket, fee, mined: None });
+        if self.automine && fault != Some(Fault::Stick) {
+            self.include(hash, fault == Some(Fault::Revert));
+        }
+        if fault == Some(Fault::Lie) { Err(transport()) } else { Ok(()) }
+    }
+
+    fn include(&mut self, hash: H256, revert: bool) {
+        let sent = self.sent.get(&hash).cloned().unwrap();
+        if sent.nonce != self.next_nonce {
+            return;
+        }
+        self.next_nonce += 1;
+        let works = !revert && self.used.insert(sent.ticket);
+        let block = self.head.l2_block;
+        self.sent.get_mut(&hash).unwrap().mined = Some((block, works));
+        if works {
+            let paid = self.payouts.get(&sent.ticket).copied().unwrap_or(Wei::from(FACE));
+            self.paid.push((sent.ticket, paid));
+        }
+    }
+}
+
+/// Face value of every ticket here.
+pub(crate) const FACE: u64 = 1_000_000;
+
+fn transport() -> BrokerError {
+    BrokerError { class: FaultClass::Transport, detail: "no endpoint answers".into() }
+}
+
+impl Broker for SimChain {
+    fn head(&self) -> Option<ChainHead> {
+        Some(self.world().head)
+    }
+
+    fn head_changed(&self) -> impl Future<Output = ()> + Send {
+        let mut seen = self.head.subscribe();
+        async move {
+            if seen.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn sender_info(&self, sender: Address) -> Result<SenderInfo, BrokerError> {
+        let world = self.world();
+        world.answer()?;
+        Ok(world.senders.get(&sender).copied().unwrap_or_default())
+    }
+
+    async fn used_ticket(&self, ticket: H256) -> Result<bool, BrokerError> {
+        let world = self.world();
+        world.answer()?;
+        Ok(world.used.contains(&ticket))
+    }
+
+    async fn prepare(&self, winner: &WinningTicket, _from: Address, nonce: u64) -> Result<Prepared, BrokerError> {
+        self.pass(Point::Prepare).await;
+        let world = self.world();
+        world.answer()?;
+        let ticket = winner.hash();
+        if world.used.contains(&ticket) {
+            return Err(BrokerError { class: FaultClass::Done, detail: "ticket is used".into() });
+        }
+        if let Some(refusal) = world.refusals.get(&ticket) {
+            return Err(refusal.clone());
+        }
+        let transaction = Transaction {
+            chain_id: 1,
+            nonce,
+            max_priority_fee_per_gas: Wei::ZERO,
+            max_fee_per_gas: Wei::from(10),
+            gas_limit: 100,
+            to: Address::NULL,
+            value: Wei::ZERO,
+            data: ticket.as_bytes().to_vec(),
+        };
+        let payout = world.payouts.get(&ticket).copied().unwrap_or(winner.ticket().face_value);
+        Ok(Prepared { transaction, payout, cost: Wei::from(COST) })
+    }
+
+    async fn account_nonce(&self, _account: Address) -> Result<u64, BrokerError> {
+        let world = self.world();
+        world.answer()?;
+        let pending = world.sent.values().filter(|sent| sent.mined.is_none()).map(|sent| sent.nonce + 1).max();
+        Ok(pending.unwrap_or(0).max(world.next_nonce))
+    }
+
+    async fn balance(&self, _account: Address) -> Result<Wei, BrokerError> {
+        let world = self.world();
+        world.answer()?;
+        Ok(Wei::from(u64::MAX))
+    }
+
+    async fn broadcast(&self, signed: &[u8]) -> Result<(), BrokerError> {
+        self.pass(Point::BeforeBroadcast).await;
+        let taken = {
+            let mut world = self.world();
+            world.answer()?;
+            world.take(signed)
+        };
+        self.pass(Point::AfterBroadcast).await;
+        taken
+    }
+
+    async fn transaction_status(
+        &self,
+        hash: H256,
+        _from: Address,
+        nonce: u64,
+    ) -> Result<TransactionStatus, BrokerError> {
+        let world = self.world();
+        world.answer()?;
+        let fee = Wei::from(COST);
+        Ok(match world.sent.get(&hash) {
+            Some(Sent { mined: Some((block, works)), ticket, .. }) => {
+                let confirmations = world.head.l2_block.0 - block.0;
+                if *works {
+                    let paid = world.paid.iter().find(|(paid, _)| paid == ticket).map_or(Wei::ZERO, |(_, wei)| *wei);
+                    TransactionStatus::Mined { block: *block, confirmations, paid, fee }
+                } else {
+                    TransactionStatus::Reverted { block: *block, confirmations, fee }
+                }
+            }
+            _ if world.next_nonce > nonce => TransactionStatus::Replaced,
+            Some(_) => TransactionStatus::Pending,
+            None => TransactionStatus::Unknown,
+        })
+    }
+}
+
+/// The transaction in signed bytes of our own making, by trying: the signer keeps what it signed.
+fn decode(signed: &[u8]) -> (Transaction, Vec<u8>) {
+    let known = SIGNED.lock().unwrap();
+    let transaction = known.get(&transaction_hash(signed)).cloned().unwrap();
+    (transaction, signed.to_vec())
+}
+
+/// What was signed in this process, by hash: stands in for reading RLP.
+static SIGNED: Mutex<BTreeMap<H256, Transaction>> = Mutex::new(BTreeMap::new());
+
+/// The hot key.
+#[derive(Debug, Clone)]
+pub(crate) struct SimSigner {
+    pub(crate) key: SigningKey,
+    chain: SimChain,
+    pub(crate) refuses: Arc<Mutex<Option<SignError>>>,
+}
+
+impl SimSigner {
+    pub(crate) fn new(chain: &SimChain) -> Self {
+        let key = SigningKey::from_bytes(&[0x51; 32]).unwrap();
+        Self { key, chain: chain.clone(), refuses: Arc::default() }
+    }
+}
+
+impl Signer for SimSigner {
+    fn account(&self) -> Address {
+        self.key.address()
+    }
+
+    async fn sign_result(&self, digest: H256) -> Result<Signature, SignError> {
+        Ok(self.key.sign_personal(digest))
+    }
+
+    async fn sign_ping(&self, value: &[u8]) -> Result<Signature, SignError> {
+        Ok(self.key.sign_node(value))
+    }
+
+    async fn sign_transaction(&self, transaction: &Transaction) -> Result<SignedTransaction, SignError> {
+        self.chain.pass(Point::Sign).await;
+        if let Some(refusal) = self.refuses.lock().unwrap().clone() {
+            return Err(refusal);
+        }
+        let bytes = transaction.encode_signed(&self.key.sign_hash(transaction.sighash()));
+        let hash = transaction_hash(&bytes);
+        SIGNED.lock().unwrap().insert(hash, transaction.clone());
+        Ok(SignedTransaction { hash, bytes })
+    }
+}
