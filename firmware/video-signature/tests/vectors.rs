@@ -237,8 +237,11 @@ fn sizes_that_do_not_fit_the_grid_agree_with_the_installed_ffmpeg() {
 }
 
 #[test]
-fn pictures_beyond_exact_arithmetic_agree_with_the_installed_ffmpeg() {
-    for (width, height) in [(4096, 2304), (4097, 2303), (7680, 4320), (16_000, 1002), (1002, 16_000), (20_000, 33)] {
+fn pictures_around_and_beyond_exact_arithmetic_agree_with_the_installed_ffmpeg() {
+    // The last sizes that are summed exactly, modulo 2⁶⁴, and the first that are rounded instead.
+    let around = [(1187, 7439), (1187, 7440), (4095, 2175), (4096, 2175), (4096, 2176)];
+    let beyond = [(4097, 2303), (7680, 4320), (16_000, 1002), (1002, 16_000), (20_000, 33)];
+    for (width, height) in around.into_iter().chain(beyond) {
         let source = format!("testsrc2=s={}x{}:r=25", width + 2, height + 2);
         let filters = format!("trim=end_frame=2,noise=alls=80:allf=t+u,format=gray,crop={width}:{height}:0:0:exact=1");
         check_beside_ffmpeg(&source, &filters);
