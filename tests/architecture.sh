@@ -61,6 +61,7 @@ apart millrace-node gstreamer rumqttc
 apart millrace-worker tokio ethers sled hyper rumqttc
 apart livepeer tokio ethers gstreamer sled
 apart ledger tokio ethers gstreamer
+apart video-signature tokio gstreamer
 apart orchestrator ethers gstreamer rumqttc
 
 [ "$fail" = 0 ] && echo "architecture: every power has its one owner"
