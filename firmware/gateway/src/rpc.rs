@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use self::generated::orchestrator_client::OrchestratorClient;
 use crate::tls;
 
-#[expect(unreachable_pub, clippy::all, reason = "generated from livepeer.proto")]
+#[expect(unreachable_pub, reason = "generated from livepeer.proto")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/net.rs"));
 }

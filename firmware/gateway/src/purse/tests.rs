@@ -142,10 +142,11 @@ fn change_is_kept_and_what_is_in_flight_is_not_counted_on() {
     assert_eq!(purse.credit(), Wei::from(4 * 8_000_000_000 - 12_120_000_000));
     purse.give_back(meanwhile).unwrap();
     assert_eq!(purse.credit(), Wei::from(4 * 8_000_000_000 - 12_120_000_000));
-    let next = purse.reserve(&terms(), Pixels(10_000_000), NO_LIMIT).unwrap();
-    assert_eq!(next.tickets(), 0, "the change covers it");
-    assert!(next.payment(&key()).unwrap().tickets.is_none());
-    drop(next);
+    {
+        let next = purse.reserve(&terms(), Pixels(10_000_000), NO_LIMIT).unwrap();
+        assert_eq!(next.tickets(), 0, "the change covers it");
+        assert!(next.payment(&key()).unwrap().tickets.is_none());
+    }
     assert_eq!(purse.credit(), Wei::ZERO, "sent and lost counts as spent");
 }
 
