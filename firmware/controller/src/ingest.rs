@@ -29,10 +29,6 @@ pub(crate) const QUEUE: usize = 4096;
 const BATCH: usize = 256;
 /// How often time passes for presence, gaps and acknowledgements.
 const TICK: Duration = Duration::from_millis(250);
-/// Event id of a box that is gone for long.
-const BOX_OFFLINE: &str = "BOX-OFFLINE";
-/// Event id of a class that was muted for sending nonsense.
-const MALFORMED: &str = "MSG-MALFORMED";
 /// How often old rows are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -336,7 +332,7 @@ impl Work<'_> {
                     tracing::warn!(box_id = %id, class, "box sends nonsense and is muted");
                     let body = EventBody {
                         inst: Some(class.to_owned()),
-                        ..EventBody::new(MALFORMED, Op::Occur, Severity::Warn)
+                        ..EventBody::new(id::MSG_MALFORMED, Op::Occur, Severity::Warn)
                     };
                     self.own_event(&id, &body)?;
                 }
@@ -489,7 +485,7 @@ impl Work<'_> {
             let cloned = tracked.presence.looks_cloned() && !std::mem::replace(&mut tracked.clone_raised, true);
             if let Some(op) = offline {
                 tracked.offline_raised = op == Op::Raise;
-                self.own_event(&id, &EventBody::new(BOX_OFFLINE, op, Severity::Err))?;
+                self.own_event(&id, &EventBody::new(id::BOX_OFFLINE, op, Severity::Err))?;
             }
             if cloned {
                 tracing::error!(box_id = %id, "two machines use one identity: revoke its certificate and enrol it anew");

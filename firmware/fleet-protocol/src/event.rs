@@ -98,6 +98,10 @@ pub mod id {
     pub const MQTT_ACL: &str = "MQTT-ACL";
     /// Two machines use one identity.
     pub const ID_CLONE: &str = "ID-CLONE";
+    /// The box has been gone for long; raised by the controller.
+    pub const BOX_OFFLINE: &str = "BOX-OFFLINE";
+    /// A class of messages was muted because it kept being malformed; raised by the controller.
+    pub const MSG_MALFORMED: &str = "MSG-MALFORMED";
     /// Events over the hourly budget were folded into this one.
     pub const LOG_DIGEST: &str = "LOG-DIGEST";
 }

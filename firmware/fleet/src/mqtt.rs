@@ -13,6 +13,7 @@
 mod cause;
 mod documents;
 mod inbound;
+mod obey;
 mod tls;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_protocol::event::{Op, Severity, id};
-use fleet_protocol::payload::{Ctl, Durable, EventBody, Mode, State, Why};
+use fleet_protocol::payload::{Durable, EventBody, Mode, State, Why};
 use fleet_protocol::topic::box_filters;
 use fleet_protocol::{Leaf, Topic};
 use rand::SeedableRng;
@@ -43,7 +44,6 @@ use crate::identity::Identity;
 use crate::outbox::{self, Content, Item, Outbox};
 use crate::reconnect::{Backoff, Cause, FAILURES_PER_BROKER, Policy, boot_delay};
 use crate::spool::SpoolError;
-use inbound::Inbound;
 pub(crate) use tls::client as tls_client;
 
 /// Our own window of unacknowledged publishes.
@@ -445,63 +445,6 @@ impl Link {
             && up.client.try_disconnect().is_ok()
         {
             up.farewell = Farewell::Disconnecting;
-        }
-    }
-
-    fn obey(&mut self, inbound: Inbound) {
-        match inbound {
-            Inbound::Ack(ack) if ack.e == self.identity.life().e => {
-                self.outbox.acknowledge(&ack);
-                let (_, acked) = self.outbox.unacknowledged();
-                if acked > self.progress.1 {
-                    self.progress = (Instant::now(), acked);
-                }
-                self.absent_since = None;
-                self.publish_view();
-            }
-            Inbound::Ack(_) => tracing::debug!("acknowledgement of another epoch was ignored"),
-            Inbound::Rebirth => {
-                let every = Duration::from_secs(self.config.link.rebirth_s.into());
-                if self.reborn_at.is_some_and(|at| at.elapsed() < every) {
-                    return;
-                }
-                self.reborn_at = Some(Instant::now());
-                tracing::info!("controller asked for a rebirth");
-                self.birth(Why::Reconnect);
-                self.outbox.rewind();
-            }
-            Inbound::Controller(ctl) => self.controller(&ctl),
-            Inbound::Ignored => {}
-            Inbound::Refused(reason) => {
-                self.refused += 1;
-                if self.refused_at.is_none_or(|at| at.elapsed() > Duration::from_secs(600)) {
-                    self.refused_at = Some(Instant::now());
-                    tracing::warn!(reason, refused = self.refused, "message from outside was refused");
-                }
-            }
-        }
-    }
-
-    /// A controller that connected anew may have missed what we sent meanwhile: send again, spread over the window.
-    fn controller(&mut self, ctl: &Ctl) {
-        if let Some(window) = ctl.w
-            && let Err(error) = self.identity.keep_window(window)
-        {
-            tracing::warn!(%error, "reconnect window could not be kept");
-        }
-        let before = self.controllers.insert(ctl.srv.clone(), (ctl.on, ctl.n));
-        while self.controllers.len() > 8 {
-            self.controllers.pop_first();
-        }
-        if self.controllers.values().any(|(on, _)| *on) {
-            self.absent_since = None;
-        } else if self.absent_since.is_none() {
-            self.absent_since = Some(Instant::now());
-        }
-        if ctl.on && before.is_some_and(|(_, n)| n != ctl.n) {
-            use rand::Rng as _;
-            let spread = self.policy().window.mul_f64(self.chance.gen_range(0.0..1.0));
-            self.rewind_at = Some(Instant::now() + spread);
         }
     }
 

@@ -192,7 +192,7 @@ fn a_box_that_is_gone_for_long_raises_an_alarm_and_its_return_clears_it() {
     };
     assert!(open(&bench).is_empty());
     bench.step(vec![], 300);
-    assert_eq!(open(&bench), [BOX_OFFLINE]);
+    assert_eq!(open(&bench), [id::BOX_OFFLINE]);
     bench.step(vec![birth(2)], 10);
     assert!(open(&bench).is_empty());
 }
@@ -226,7 +226,7 @@ fn nonsense_mutes_its_class_and_no_other() {
     bench.step(vec![event(1, 0)], 1);
     let events = bench.reader.events(Some(BOX), false, 10).unwrap();
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-    assert_eq!(ids, ["NODE-DOWN", MALFORMED]);
+    assert_eq!(ids, ["NODE-DOWN", id::MSG_MALFORMED]);
 }
 
 #[test]
