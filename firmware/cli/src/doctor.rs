@@ -23,9 +23,9 @@ Examples:
   millrace doctor
   millrace doctor --json | jq '.[] | select(.verdict == \"bad\")'")]
 pub(crate) struct Args {
-    /// The node's status socket
-    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET", default_value = status::SOCKET)]
-    socket: PathBuf,
+    /// The node's status socket. Default: /run/millrace/node.sock, else millrace-state/node.sock here
+    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET")]
+    socket: Option<PathBuf>,
     /// The signer's socket; needed on chain only
     #[arg(long, value_name = "PATH", default_value = "/run/millrace-signer/signer.sock")]
     signer_socket: PathBuf,
@@ -65,7 +65,7 @@ impl Check {
 pub(crate) async fn run(args: &Args) -> failure::Result {
     let told = args.worker.clone();
     let fitness = tokio::task::spawn_blocking(move || fitness(told.as_deref()));
-    let node = status::read(&args.socket).await;
+    let node = status::read(args.socket.as_deref()).await;
     let on_chain = node.as_ref().is_ok_and(|node| node.network == "onchain");
     let mut checks = vec![
         fitness

@@ -33,7 +33,7 @@ const ROWS: usize = 10;
 pub(crate) enum Command {
     /// List all boxes
     #[command(
-        after_help = "Examples:\n  millrace fleet ls\n  millrace fleet ls --controller http://10.0.0.5:8480 --json"
+        after_help = "Examples:\n  millrace fleet ls\n  millrace fleet ls --controller http://10.0.0.5:8095 --json"
     )]
     Ls {
         /// Where the controller is
@@ -55,7 +55,7 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Controller {
     /// The controller's URL
-    #[arg(long, value_name = "URL", env = "MILLRACE_CONTROLLER", default_value = "http://127.0.0.1:8480")]
+    #[arg(long, value_name = "URL", env = "MILLRACE_CONTROLLER", default_value = "http://127.0.0.1:8095")]
     controller: Uri,
     /// Certificate authority of an https controller, PEM
     #[arg(long, value_name = "FILE")]
@@ -241,5 +241,53 @@ fn print_detail(detail: &BoxDetail) {
         };
         let rows: Vec<_> = detail.presence_log.iter().take(ROWS).map(row).collect();
         table::print(&["presence", "why", "at (unix ms)"], &rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A controller that gives one answer; returns what it was asked.
+    async fn controller(status: &'static str, body: &'static str) -> (Controller, tokio::task::JoinHandle<String>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..read]).lines().next().unwrap().to_owned()
+        });
+        (Controller { controller: url.parse().unwrap(), ca: None, json: false }, asked)
+    }
+
+    #[tokio::test]
+    async fn boxes_are_listed_and_unknown_fields_skipped() {
+        let body = r#"{"broker_connected":true,"boxes":[{"box":"box-00000000000000d0","fleet":"f","presence":"ONLINE",
+            "open_alarms":0,"from_the_future":1}]}"#;
+        let (controller, asked) = controller("200 OK", body).await;
+        let list: BoxList = controller.get("/api/boxes").await.unwrap();
+        assert_eq!(asked.await.unwrap(), "GET /api/boxes HTTP/1.1");
+        assert_eq!(row(&list.boxes[0])[..2], ["box-00000000000000d0", "ONLINE"]);
+    }
+
+    #[tokio::test]
+    async fn the_controllers_own_words_are_shown() {
+        let (controller, _asked) = controller("404 Not Found", r#"{"error":"no box of that name"}"#).await;
+        let failure = controller.get::<BoxDetail>("/api/boxes/box-1").await.unwrap_err();
+        assert_eq!(failure.code, Code::Unavailable);
+        assert!(failure.to_string().contains("no box of that name"));
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_is_away_or_not_proved_is_named() {
+        let at = |url: &str| Controller { controller: url.parse().unwrap(), ca: None, json: false };
+        let away = at("http://127.0.0.1:1").get::<BoxList>("/api/boxes").await.unwrap_err();
+        assert!(away.to_string().contains("is millrace-controller running there?"));
+        let unproved = at("https://127.0.0.1:1").get::<BoxList>("/api/boxes").await.unwrap_err();
+        assert_eq!(unproved.code, Code::Usage);
     }
 }

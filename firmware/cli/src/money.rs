@@ -15,16 +15,16 @@ Examples:
   millrace tickets
   millrace earn --json")]
 pub(crate) struct Args {
-    /// The node's status socket
-    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET", default_value = status::SOCKET)]
-    socket: PathBuf,
+    /// The node's status socket. Default: /run/millrace/node.sock, else millrace-state/node.sock here
+    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET")]
+    socket: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn tickets(args: &Args) -> failure::Result {
-    let money = status::read(&args.socket).await?.money;
+    let money = status::read(args.socket.as_deref()).await?.money;
     if args.json {
         table::json(&money)?;
     } else {
@@ -37,7 +37,7 @@ pub(crate) async fn tickets(args: &Args) -> failure::Result {
 }
 
 pub(crate) async fn earn(args: &Args) -> failure::Result {
-    let status = status::read(&args.socket).await?;
+    let status = status::read(args.socket.as_deref()).await?;
     let money = &status.money;
     if args.json {
         table::json(money)?;

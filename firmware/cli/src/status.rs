@@ -7,8 +7,10 @@ use service::status::{NodeStatus, StatusError, read_status};
 use crate::failure::{self, Code, Failure, Outcome};
 use crate::{table, text};
 
-/// Where the node's status socket is, unless told otherwise.
-pub(crate) const SOCKET: &str = "/run/millrace/node.sock";
+/// Where the node's status socket is on a box.
+const SOCKET: &str = "/run/millrace/node.sock";
+/// Where it is when the node was started by hand, without a configuration, in this directory.
+const SOCKET_HERE: &str = "millrace-state/node.sock";
 
 /// Show the running node.
 #[derive(Debug, ClapArgs)]
@@ -16,16 +18,16 @@ pub(crate) const SOCKET: &str = "/run/millrace/node.sock";
   millrace status
   millrace status --json | jq .segments")]
 pub(crate) struct Args {
-    /// The node's status socket
-    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET", default_value = SOCKET)]
-    pub(crate) socket: PathBuf,
+    /// The node's status socket. Default: /run/millrace/node.sock, else millrace-state/node.sock here
+    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET")]
+    socket: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(args: &Args) -> failure::Result {
-    let status = read(&args.socket).await?;
+    let status = read(args.socket.as_deref()).await?;
     if args.json {
         table::json(&status)?;
     } else {
@@ -35,7 +37,10 @@ pub(crate) async fn run(args: &Args) -> failure::Result {
 }
 
 /// The node's status, or what to do to get one.
-pub(crate) async fn read(socket: &Path) -> failure::Result<NodeStatus> {
+pub(crate) async fn read(socket: Option<&Path>) -> failure::Result<NodeStatus> {
+    let here = Path::new(SOCKET_HERE);
+    let usual = if here.exists() && !Path::new(SOCKET).exists() { here } else { Path::new(SOCKET) };
+    let socket = socket.unwrap_or(usual);
     read_status(socket).await.map_err(|error| {
         let failure = Failure::from_error(Code::Unavailable, &error);
         match &error {
