@@ -21,7 +21,8 @@ use crate::report::{OrchestratorReport, PushReport, SegmentReport, millis};
 use crate::session::{Session, SessionError, Transcoded, Upload};
 use crate::stream::Stream;
 
-/// Segments on their way at once: one is transcoded while the next is uploaded. More would only wait there.
+/// Segments on their way at once while they come back in real time: one is transcoded while the next is uploaded.
+/// When they do not, one at a time: more would wait behind it until their deadlines pass.
 const IN_FLIGHT: usize = 2;
 /// How often a segment is tried.
 const ATTEMPTS: u32 = 3;
@@ -96,6 +97,7 @@ pub async fn push(
         ladder: Ladder::create(&options.dir, &options.profiles)?,
         report: PushReport::default(),
         lost_in_a_row: 0,
+        keeps_up: false,
         progress,
     };
     let begun = Instant::now();
@@ -130,6 +132,8 @@ struct Run<'a> {
     ladder: Ladder,
     report: PushReport,
     lost_in_a_row: u32,
+    /// Did the last segment come back in less time than it plays?
+    keeps_up: bool,
     progress: &'a mut (dyn FnMut(&SegmentReport) + Send),
 }
 
@@ -154,7 +158,7 @@ impl Run<'_> {
         let mut in_flight = FuturesOrdered::new();
         let mut due = begun;
         for (seq, segment) in (0u64..).zip(segments) {
-            while in_flight.len() >= IN_FLIGHT {
+            while in_flight.len() >= if self.keeps_up { IN_FLIGHT } else { 1 } {
                 self.take(in_flight.next().await)?;
             }
             loop {
@@ -183,6 +187,7 @@ impl Run<'_> {
     fn take(&mut self, finished: Option<Finished>) -> Result<(), PushError> {
         let Some(finished) = finished else { return Ok(()) };
         let segment = self.describe(&finished);
+        self.keeps_up = segment.realtime_ratio.is_some_and(|ratio| ratio >= 1.0);
         (self.progress)(&segment);
         self.report.add(segment);
         match finished.outcome {
