@@ -132,7 +132,8 @@ impl Encoder {
 }
 
 fn configure(element: &gst::Element, profile: &Profile, setup: &Setup, tuning: &Tuning) {
-    element.set_property_from_str("speed-preset", &tuning.preset);
+    let preset = tuning.preset_for(setup.frames.width(), setup.frames.height());
+    element.set_property_from_str("speed-preset", preset);
     let kilobits = (profile.bitrate.0 / 1000).clamp(1, 2_048_000);
     element.set_property("bitrate", kilobits);
     element.set_property("vbv-buf-capacity", 1000u32);

@@ -123,21 +123,26 @@ impl Ladder {
     }
 }
 
-/// From which rendition each one is scaled: the smallest that is at least as large on both sides, if it is
-/// not larger than the source; otherwise from the source.
+/// From which rendition each one is scaled: the smallest that is clearly larger on both sides and not larger
+/// than the source; otherwise from the source. A short step would blur and save next to nothing.
 fn parents(sizes: &[(u32, u32)], order: &[usize], source: (u32, u32)) -> Vec<Option<usize>> {
     let mut parents = vec![None; sizes.len()];
     for (rank, &index) in order.iter().enumerate() {
-        let Some(&(w, h)) = sizes.get(index) else { continue };
-        let fits = |&&candidate: &&usize| {
-            sizes.get(candidate).is_some_and(|&(cw, ch)| cw >= w && ch >= h && cw <= source.0 && ch <= source.1)
-        };
+        let Some(&size) = sizes.get(index) else { continue };
+        let fits = |&&candidate: &&usize| sizes.get(candidate).is_some_and(|&above| is_good_step(above, size, source));
         let above = order.get(..rank).unwrap_or_default();
         if let Some(slot) = parents.get_mut(index) {
             *slot = above.iter().rev().find(fits).copied();
         }
     }
     parents
+}
+
+/// Is a picture of size `above` a good one to make `below` from? The same size is: it costs nothing.
+fn is_good_step(above: (u32, u32), below: (u32, u32), source: (u32, u32)) -> bool {
+    let enough = |a: u32, b: u32| u64::from(a) * 5 >= u64::from(b) * 8;
+    let steep = enough(above.0, below.0) && enough(above.1, below.1);
+    (above == below || steep) && above.0 <= source.0 && above.1 <= source.1
 }
 
 /// One rendition's part of the ladder.

@@ -16,7 +16,7 @@ use worker::{Output, Tuning, transcode};
 /// Fast settings: what is tested here does not depend on them.
 fn tuning() -> Tuning {
     gstreamer::init().unwrap();
-    Tuning { preset: "ultrafast".to_owned(), ..Tuning::default() }
+    "preset=ultrafast".parse().unwrap()
 }
 
 fn job(profiles: Vec<Profile>) -> Job {
