@@ -5,6 +5,8 @@
 //! Starting ── a worker is ready ──► Serving ── signal, or a task ended ──► Draining ──► Stopped
 //! ```
 //! Draining: accept no more → finish segments → end workers → end the redeemer → close the ledger.
+use std::collections::HashSet;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +28,30 @@ const REDEEMER_PULSE: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(10);
 
 /// The long-lived tasks, by name.
-type Tasks = JoinSet<(&'static str, Result<(), NodeError>)>;
+#[derive(Debug, Default)]
+struct Tasks {
+    set: JoinSet<(&'static str, Result<(), NodeError>)>,
+    alive: HashSet<&'static str>,
+}
+
+/// How a task ended.
+type Ended = Result<(&'static str, Result<(), NodeError>), tokio::task::JoinError>;
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), NodeError>> + Send + 'static) {
+        self.alive.insert(name);
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// The next task that ends. Cancel safe.
+    async fn next(&mut self) -> Option<Ended> {
+        let ended = self.set.join_next().await;
+        if let Some(Ok((name, _))) = &ended {
+            self.alive.remove(name);
+        }
+        ended
+    }
+}
 
 /// Runs the node until it is asked to stop or a task fails.
 ///
@@ -46,35 +71,35 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
 
     let heartbeats = Arc::new(Heartbeats::default());
     let stop = Stop::default();
-    let mut tasks = Tasks::new();
+    let mut tasks = Tasks::default();
     let pool_stop = stop.workers.clone();
-    tasks.spawn(async move { ("workers", driver.run(pool_stop).await.map_err(NodeError::from)) });
+    tasks.spawn("workers", async move { Ok(driver.run(pool_stop).await?) });
     let (mut till, mut ledger) = (None, None);
     if let Some(parts) = on_chain {
         let (broker, redeemer) = (parts.broker, parts.redeemer);
         let uri = service_uri.clone();
-        tasks.spawn(async move {
+        tasks.spawn("chain", async move {
             if let Err(error) = broker.check_service_uri(uri.as_str()).await {
                 tracing::warn!(reason = %error, "service uri on chain was not read");
             }
-            ("chain", broker.run().await.map(|never| match never {}).map_err(NodeError::from))
+            match broker.run().await? {}
         });
         let (beat, stopping) = (heartbeats.register("redeemer", REDEEMER_PULSE), stop.redeemer.clone());
-        tasks.spawn(async move { ("redeemer", redeemer.run(beat, stopping).await.map_err(NodeError::from)) });
+        tasks.spawn("redeemer", async move { Ok(redeemer.run(beat, stopping).await?) });
         (till, ledger) = (Some(parts.till), Some(parts.ledger));
     }
     let node = build::orchestrator(&config, service_uri.clone(), token_key, pool.clone(), till);
     let beat = heartbeats.register("tidy", PULSE);
     let tidied = Arc::clone(&node);
-    tasks.spawn(async move {
+    tasks.spawn("tidy", async move {
         tidied.tidy(beat).await;
-        ("tidy", Ok(()))
+        Ok(())
     });
     serve_status(&mut tasks, &config, &state_dir, &node, &pool, &heartbeats, &stop);
     let watched = Arc::clone(&heartbeats);
-    tasks.spawn(async move {
+    tasks.spawn("watchdog", async move {
         watched.feed_watchdog().await;
-        ("watchdog", Ok(()))
+        Ok(())
     });
 
     let ended = until_ready(&pool, &mut tasks, &shutdown).await;
@@ -82,9 +107,9 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
         Ready::Yes => {
             let router = orchestrator::server::router(&node);
             let (most, drain, serving) = (config.serve.max_connections, config.serve.drain(), stop.serving.clone());
-            tasks.spawn(async move {
+            tasks.spawn("server", async move {
                 orchestrator::server::serve(router, listener, tls, most, drain, serving).await;
-                ("server", Ok(()))
+                Ok(())
             });
             stop.ready.cancel();
             service::notify_ready();
@@ -92,7 +117,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
             tracing::info!(%service_uri, listen = %config.serve.listen, network, "serving gateways");
             tokio::select! {
                 () = shutdown.requested() => Ok(()),
-                ended = tasks.join_next() => Err(early(ended)),
+                ended = tasks.next() => Err(early(ended)),
             }
         }
         Ready::Stopped => Ok(()),
@@ -114,7 +139,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     stop.redeemer.cancel();
     if let Some(ledger) = ledger {
         limited(&mut tasks, "redeemer").await;
-        tasks.shutdown().await;
+        tasks.set.shutdown().await;
         tokio::task::spawn_blocking(move || ledger.close()).await??;
     }
     tracing::info!("stopped");
@@ -143,9 +168,9 @@ async fn until_ready(pool: &orchestrator::pool::Pool, tasks: &mut Tasks, shutdow
     tokio::select! {
         proved = pool.proved() => match proved {
             Ok(_) => Ready::Yes,
-            Err(_) => Ready::Never(early(tasks.join_next().await)),
+            Err(_) => Ready::Never(early(tasks.next().await)),
         },
-        ended = tasks.join_next() => Ready::Never(early(ended)),
+        ended = tasks.next() => Ready::Never(early(ended)),
         () = shutdown.requested() => Ready::Stopped,
     }
 }
@@ -168,19 +193,19 @@ fn serve_status(
         (false, true) => "run",
         (false, false) => "starting",
     };
-    tasks.spawn(async move {
+    tasks.spawn("status", async move {
         orchestrator::status::publish(node, workers, mode, publish, beat).await;
-        ("status", Ok(()))
+        Ok(())
     });
     let path = build::status_socket(config, state_dir);
-    tasks.spawn(async move {
+    tasks.spawn("status socket", async move {
         let served = service::status::serve_status(&path, status).await;
-        ("status socket", served.map(|never| match never {}).map_err(|source| NodeError::Status { path, source }))
+        match served.map_err(|source| NodeError::Status { path, source })? {}
     });
 }
 
 /// A long-lived task ended although nobody asked it to.
-fn early(ended: Option<Result<(&'static str, Result<(), NodeError>), tokio::task::JoinError>>) -> NodeError {
+fn early(ended: Option<Ended>) -> NodeError {
     match ended {
         Some(Ok((_, Err(error)))) => error,
         Some(Ok((name, Ok(())))) => NodeError::TaskEnded(name),
@@ -189,19 +214,14 @@ fn early(ended: Option<Result<(&'static str, Result<(), NodeError>), tokio::task
     }
 }
 
-/// Waits for a task to end; others that end meanwhile are told of.
+/// Waits for a task to end, if it still runs; others that end badly meanwhile are told of.
 async fn finish(tasks: &mut Tasks, awaited: &'static str) {
-    while let Some(ended) = tasks.join_next().await {
-        match ended {
-            Ok((name, result)) => {
-                if let Err(error) = result {
-                    tracing::warn!(task = name, reason = %error, "task ended badly");
-                }
-                if name == awaited {
-                    return;
-                }
-            }
-            Err(error) => tracing::error!(%error, "task broke"),
+    while tasks.alive.contains(awaited) {
+        match tasks.next().await {
+            Some(Ok((_, Ok(())))) => {}
+            Some(Ok((name, Err(error)))) => tracing::warn!(task = name, reason = %error, "task ended badly"),
+            Some(Err(error)) => tracing::error!(%error, "task broke"),
+            None => return,
         }
     }
 }
