@@ -21,7 +21,6 @@ use crate::server::Peer;
 use crate::session::{Capped, Owner};
 use crate::sign::Signer;
 
-#[expect(clippy::all, reason = "generated from livepeer.proto")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/net.rs"));
 }
@@ -75,14 +74,16 @@ impl<T: Transcoder, B: Broker, S: Signer> orchestrator_server::Orchestrator for 
         if node.till.is_some() && !signed_by(&request, sender) {
             return Err(refuse(node, peer, "Invalid orchestrator request: orchestrator req sig check failed"));
         }
-        if !node.sessions.has_room(node.owner(sender, peer), node.max_sessions()) {
+        if !node.sessions.has_room(node.owner(sender, peer), node.max_sessions(), node.now()) {
             return Err(refuse(node, peer, &format!("Invalid orchestrator request: {Capped}")));
         }
         match node.offer(sender, None, &node.new_token()).await {
             Ok(info) => Ok(Response::new(info)),
             Err(OfferError::Pricing(error @ PricingError::Reserve(_))) => Err(refuse(node, peer, &error.to_string())),
             Err(error) => {
-                tracing::warn!(gateway = %sender, reason = %error, "no offer can be made");
+                if let Some(suppressed) = node.log_limit.allow(peer.0.ip()) {
+                    tracing::warn!(gateway = %sender, reason = %error, suppressed, "no offer can be made");
+                }
                 Err(Status::unknown("orchestrator cannot make an offer now"))
             }
         }

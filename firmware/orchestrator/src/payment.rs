@@ -14,7 +14,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
 use ledger::{Account, Ledger, LedgerError, ReceiveError, ReceiveRequest};
 use livepeer::address::Address;
-use livepeer::broker::{Broker, BrokerError, ChainHead, SenderInfo};
+use livepeer::broker::{Broker, BrokerError, ChainHead, FaultClass, SenderInfo};
 use livepeer::credentials::AuthTokenError;
 use livepeer::params::{MAX_NONCES, TicketParams};
 use livepeer::price::PricePerPixel;
@@ -42,6 +42,8 @@ use crate::sign::Signer;
 /// The oldest view of the chain on which offers are made and tickets taken: our credit clock when no endpoint
 /// answers.
 pub const CREDIT_CLOCK: Duration = Duration::from_secs(15 * 60);
+/// How long the chain may take to tell a sender's standing: gateways wait six seconds in all.
+const STANDING: Duration = Duration::from_secs(3);
 /// Senders whose last known standing is kept for that case.
 const MAX_STANDINGS: usize = 1024;
 
@@ -326,7 +328,9 @@ impl<B: Broker, S: Signer> Till<B, S> {
 
     /// A sender's standing; the last known one, within our credit clock, when the chain does not answer.
     async fn standing(&self, sender: Address) -> Result<SenderInfo, BrokerError> {
-        let answer = self.broker.sender_info(sender).await;
+        let asked = tokio::time::timeout(STANDING, self.broker.sender_info(sender)).await;
+        let late = || BrokerError { class: FaultClass::Transport, detail: "no answer in time".to_owned() };
+        let answer = asked.unwrap_or_else(|_| Err(late()));
         let mut known = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         match answer {
             Ok(standing) => {

@@ -34,7 +34,7 @@ use crate::pool::{TranscodeError, TranscodeRequest, Transcoded, Transcoder};
 use crate::reject::{Failure, Rejection};
 use crate::rendition_store::{self, Stored};
 use crate::server::Peer;
-use crate::session::Entered;
+use crate::session::{Entered, Visitor};
 use crate::sign::Signer;
 
 /// Largest segment of the network, and largest rendition.
@@ -56,6 +56,7 @@ const LINGER: Duration = Duration::from_millis(300);
 
 /// The upload was accepted and its renditions are owed.
 struct Accepted {
+    peer: Peer,
     entered: Entered,
     meta: SegmentMeta,
     sender: Address,
@@ -117,7 +118,13 @@ async fn accept<T: Transcoder, B: Broker, S: Signer>(
     node.token_key.check(meta.auth_token.as_ref(), node.now())?;
     let token = meta.auth_token.clone().ok_or(livepeer::credentials::AuthTokenError::Missing)?;
 
-    let entered = node.sessions.enter(&token.session_id, node.owner(sender, peer), node.max_sessions())?;
+    let visitor = Visitor {
+        id: &token.session_id,
+        owner: node.owner(sender, peer),
+        token_ends: token.expiration,
+        now: node.now(),
+    };
+    let entered = node.sessions.enter(&visitor, node.max_sessions())?;
     if let Some(old) = &entered.succeeded {
         tracing::info!(session = old, by = token.session_id, "session succeeded by its refreshed token");
         node.forget(old);
@@ -146,7 +153,7 @@ async fn accept<T: Transcoder, B: Broker, S: Signer>(
     }
     node.meters.received(segment.len());
     entered.establish();
-    Ok(Accepted { entered, meta, sender, info, segment, memory, began, uploaded: Instant::now() })
+    Ok(Accepted { peer, entered, meta, sender, info, segment, memory, began, uploaded: Instant::now() })
 }
 
 /// Step 14: transcode, charge, keep, sign; a failure becomes the result's text.
@@ -154,13 +161,16 @@ async fn complete<T: Transcoder, B: Broker, S: Signer>(
     node: &Orchestrator<T, B, S>,
     accepted: Accepted,
 ) -> net::TranscodeResult {
-    let (seq, info) = (accepted.meta.seq, accepted.info.clone());
+    let (peer, seq, info) = (accepted.peer, accepted.meta.seq, accepted.info.clone());
     let session = accepted.entered.session().id().to_owned();
     let result = match renditions(node, accepted).await {
         Ok(data) => net::transcode_result::Result::Data(data),
         Err(failure) => {
             node.meters.failed();
-            tracing::warn!(session, seq, reason = %failure, detail = failure.detail(), "segment failed");
+            if let Some(suppressed) = node.log_limit.allow(peer.0.ip()) {
+                let detail = failure.detail();
+                tracing::warn!(session, seq, reason = %failure, detail, suppressed, "segment failed");
+            }
             net::transcode_result::Result::Error(failure.to_string())
         }
     };

@@ -9,8 +9,8 @@
 //!                                    └────┘ enter again: never refused
 //! ```
 //! A slot is taken by the first segment, not by the token. When all are taken, a new session is refused,
-//! unless its owner has an idle session here: that is a gateway whose token was refreshed, and the new
-//! session succeeds the old one in its slot.
+//! unless its owner has a silent session here whose token is about to end: that is a gateway that refreshed its
+//! token, and the new session succeeds the old one in its slot.
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,17 @@ use std::time::Duration;
 
 use livepeer::address::Address;
 use livepeer::price::PricePerPixel;
+use livepeer::units::Timestamp;
 use tokio::time::Instant;
 
 /// How long a session lives without a segment; a stock gateway gives up after 60 seconds.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(70);
 /// Segments of one session that may wait behind the running one, as in stock.
 pub const QUEUE: usize = 4;
-/// A session that was silent for so long may be succeeded: longer than the segments of most streams.
-const SUCCEEDED_AFTER: Duration = Duration::from_millis(1500);
+/// A session that was silent for so long may be succeeded …
+const SUCCEEDED_AFTER: Duration = Duration::from_millis(1000);
+/// … when its token ends within so many seconds: gateways ask for a new one when a tenth of 30 minutes is left.
+const REFRESHED_WITHIN_S: i64 = 4 * 60;
 
 /// Whose session it is: the paying account, or off-chain, where nobody proves one, the peer's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +54,8 @@ pub struct Busy;
 pub struct Session {
     id: String,
     owner: Owner,
+    /// When its token ends.
+    token_ends: Timestamp,
     state: Mutex<State>,
     /// Fair: segments run in the order in which they came.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -100,6 +105,11 @@ impl Session {
         Ok(turn)
     }
 
+    /// Is its token so near its end that the gateway has asked, or will ask, for another?
+    fn is_refreshing(&self, now: Timestamp) -> bool {
+        self.token_ends.0.saturating_sub(now.0) <= REFRESHED_WITHIN_S
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,6 +147,19 @@ pub struct Counters {
     pub ended: u64,
     /// Turned away.
     pub refused: u64,
+}
+
+/// Who wants to enter a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor<'a> {
+    /// The session's id.
+    pub id: &'a str,
+    /// Whose it is.
+    pub owner: Owner,
+    /// When its token ends.
+    pub token_ends: Timestamp,
+    /// Now.
+    pub now: Timestamp,
 }
 
 /// A segment inside a session. A session whose first segment is refused does not keep its slot.
@@ -181,12 +204,13 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Capped`]; never for a session that is open.
-    pub fn enter(self: &Arc<Self>, id: &str, owner: Owner, max: usize) -> Result<Entered, Capped> {
+    pub fn enter(self: &Arc<Self>, visitor: &Visitor<'_>, max: usize) -> Result<Entered, Capped> {
         let mut open = self.open();
+        let Visitor { id, owner, token_ends, now } = *visitor;
         let mut succeeded = None;
         if !open.contains_key(id) {
             if open.len() >= max {
-                let old = predecessor(&open, owner).ok_or_else(|| {
+                let old = predecessor(&open, owner, now).ok_or_else(|| {
                     self.counters().refused += 1;
                     Capped
                 })?;
@@ -195,7 +219,8 @@ impl Sessions {
                 succeeded = Some(old);
             }
             let state = State { price: None, inside: 0, queued: 0, last_used: Instant::now(), established: false };
-            let session = Session { id: id.to_owned(), owner, state: Mutex::new(state), turn: Arc::default() };
+            let session =
+                Session { id: id.to_owned(), owner, token_ends, state: Mutex::new(state), turn: Arc::default() };
             open.insert(id.to_owned(), Arc::new(session));
             self.counters().started += 1;
         }
@@ -209,9 +234,9 @@ impl Sessions {
 
     /// Would a new session of this owner find a slot now? Asked at discovery, where nothing is taken yet.
     #[must_use]
-    pub fn has_room(&self, owner: Owner, max: usize) -> bool {
+    pub fn has_room(&self, owner: Owner, max: usize, now: Timestamp) -> bool {
         let open = self.open();
-        open.len() < max || open.values().any(|session| session.owner == owner)
+        open.len() < max || open.values().any(|session| session.owner == owner && session.is_refreshing(now))
     }
 
     /// The open session of this id.
@@ -269,9 +294,10 @@ impl Sessions {
     }
 }
 
-/// The owner's session that was silent longest, if long enough to be one whose token was refreshed.
-fn predecessor(open: &HashMap<String, Arc<Session>>, owner: Owner) -> Option<String> {
-    let silent = open.values().filter(|session| session.owner == owner).filter_map(|session| {
+/// Of the owner's sessions whose token is about to end, the one that was silent longest, if long enough.
+fn predecessor(open: &HashMap<String, Arc<Session>>, owner: Owner, now: Timestamp) -> Option<String> {
+    let refreshing = |session: &&Arc<Session>| session.owner == owner && session.is_refreshing(now);
+    let silent = open.values().filter(refreshing).filter_map(|session| {
         let state = session.lock();
         let silent = state.inside == 0 && state.queued == 0 && state.last_used.elapsed() >= SUCCEEDED_AFTER;
         silent.then(|| (state.last_used, session.id.clone()))
@@ -289,8 +315,17 @@ mod tests {
         Owner::Account(Address::from_bytes(&bytes).unwrap())
     }
 
+    /// Somebody whose token has this many seconds left.
+    fn visitor(id: &str, owner: Owner, left: i64) -> Visitor<'_> {
+        Visitor { id, owner, token_ends: Timestamp(1000 + left), now: Timestamp(1000) }
+    }
+
+    fn fresh(id: &str, owner: Owner) -> Visitor<'_> {
+        visitor(id, owner, 1800)
+    }
+
     fn establish(sessions: &Arc<Sessions>, id: &str, who: Owner, max: usize) -> Result<(), Capped> {
-        sessions.enter(id, who, max).map(|entered| entered.establish())
+        sessions.enter(&fresh(id, who), max).map(|entered| entered.establish())
     }
 
     #[tokio::test(start_paused = true)]
@@ -305,21 +340,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refreshed_session_succeeds_the_old_one_of_its_owner() {
         let sessions = Arc::new(Sessions::default());
-        establish(&sessions, "old", owner(1), 1).unwrap();
-        assert!(sessions.has_room(owner(1), 1));
-        assert!(!sessions.has_room(owner(2), 1));
-        assert_eq!(establish(&sessions, "new", owner(1), 1), Err(Capped));
+        sessions.enter(&visitor("old", owner(1), 180), 1).unwrap().establish();
+        let now = Timestamp(1000);
+        assert!(sessions.has_room(owner(1), 1, now) && !sessions.has_room(owner(2), 1, now));
+        assert_eq!(establish(&sessions, "new", owner(1), 1), Err(Capped), "the old one was just here");
         tokio::time::advance(SUCCEEDED_AFTER).await;
-        let entered = sessions.enter("new", owner(1), 1).unwrap();
+        assert_eq!(establish(&sessions, "new", owner(2), 1), Err(Capped));
+        let entered = sessions.enter(&fresh("new", owner(1)), 1).unwrap();
         assert_eq!(entered.succeeded.as_deref(), Some("old"));
         assert!(sessions.get("old").is_none());
         assert_eq!(sessions.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_second_stream_of_an_owner_does_not_push_out_the_first() {
+        let sessions = Arc::new(Sessions::default());
+        establish(&sessions, "first", owner(1), 1).unwrap();
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
+        assert!(!sessions.has_room(owner(1), 1, Timestamp(1000)));
+        assert_eq!(establish(&sessions, "second", owner(1), 1), Err(Capped));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_session_with_a_segment_in_hand_is_not_succeeded_and_does_not_expire() {
         let sessions = Arc::new(Sessions::default());
-        let entered = sessions.enter("old", owner(1), 1).unwrap();
+        let entered = sessions.enter(&visitor("old", owner(1), 0), 1).unwrap();
         entered.establish();
         tokio::time::advance(IDLE_TIMEOUT * 2).await;
         assert_eq!(establish(&sessions, "new", owner(1), 1), Err(Capped));
@@ -332,7 +377,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_whose_first_segment_is_refused_keeps_no_slot() {
         let sessions = Arc::new(Sessions::default());
-        drop(sessions.enter("a", owner(1), 1).unwrap());
+        drop(sessions.enter(&fresh("a", owner(1)), 1).unwrap());
         assert!(sessions.is_empty());
         establish(&sessions, "b", owner(2), 1).unwrap();
         assert_eq!(sessions.len(), 1);
@@ -341,7 +386,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_price_of_a_session_does_not_move() {
         let sessions = Arc::new(Sessions::default());
-        let entered = sessions.enter("a", owner(1), 1).unwrap();
+        let entered = sessions.enter(&fresh("a", owner(1)), 1).unwrap();
         let (first, second) = (PricePerPixel::new(5, 1).unwrap(), PricePerPixel::FREE);
         assert_eq!(entered.session().fix_price(first), first);
         assert_eq!(entered.session().fix_price(second), first);
@@ -350,7 +395,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn segments_run_one_after_another_and_four_may_wait() {
         let sessions = Arc::new(Sessions::default());
-        let entered = sessions.enter("a", owner(1), 1).unwrap();
+        let entered = sessions.enter(&fresh("a", owner(1)), 1).unwrap();
         let session = Arc::clone(entered.session());
         let first = session.turn().await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
