@@ -338,7 +338,7 @@ fn controller_toml(run: &Path, broker: &Broker, port: u16) -> Result<String> {
     let files = broker.client_cert(CONTROLLER)?;
     Ok(format!(
         "fleet = \"{FLEET}\"\nname = \"main\"\ndatabase = {:?}\nlisten = \"127.0.0.1:{port}\"\nauto_enrol = true\n\
-         ack_s = 2\n[broker]\nhost = \"localhost\"\nport = {}\nclient_id = \"{CONTROLLER}\"\n\
+         ack_s = 2\nwindow_s = 5\n[broker]\nhost = \"localhost\"\nport = {}\nclient_id = \"{CONTROLLER}\"\n\
          [tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
         run.join("fleet.db"),
         broker.port(),
