@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use livepeer::address::H256;
 use livepeer::ticket::WinningTicket;
@@ -177,11 +177,11 @@ fn encode(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-/// The journal, open for appending.
+/// The journal, open for appending. Positions keep growing when a rewrite makes the file shorter.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: File,
+    file: RwLock<File>,
     tail: Mutex<Tail>,
     appended: AtomicU64,
     group: GroupSync,
@@ -189,8 +189,14 @@ pub(crate) struct Journal {
 
 #[derive(Debug)]
 struct Tail {
+    /// Length of the file.
     length: u64,
+    /// How far space is allocated.
     reserved: u64,
+    /// Position of the file's first byte.
+    base: u64,
+    /// Length after the last rewrite.
+    rewritten: u64,
 }
 
 impl Journal {
@@ -226,72 +232,100 @@ impl Journal {
         let length = replay.good_bytes;
         let journal = Self {
             path,
-            file,
-            tail: Mutex::new(Tail { length, reserved: length }),
+            file: RwLock::new(file),
+            tail: Mutex::new(Tail { length, reserved: length, base: 0, rewritten: 0 }),
             appended: AtomicU64::new(length),
             group: GroupSync::default(),
         };
         Ok((journal, replay))
     }
 
-    /// Replaces the journal by a summary of itself; call it only while nobody appends.
-    pub(crate) fn rewrite(
-        dir: &Path,
-        totals: Totals,
-        winners: impl Iterator<Item = Winner>,
-    ) -> Result<Self, LedgerError> {
-        let mut entries = vec![Entry::Checkpoint(totals)];
-        entries.extend(winners.map(Entry::Kept));
-        files::replace(dir, FILE, &encode(&entries))?;
-        Self::open(dir).map(|(journal, _)| journal)
+    /// Replaces the file by a summary of itself, durably. Nothing that is not in the summary may be on its way
+    /// from here to the store meanwhile.
+    pub(crate) fn rewrite(&self, totals: Totals, winners: impl Iterator<Item = Winner>) -> Result<(), LedgerError> {
+        let bytes = encode(&summary(totals, winners));
+        let mut tail = self.lock_tail();
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        files::replace(parent(&self.path), FILE, &bytes)?;
+        *file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(LedgerError::io(&self.path))?;
+        let (end, length) = (tail.base.saturating_add(tail.length), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let end = end.max(length);
+        *tail = Tail { length, reserved: length, base: end.saturating_sub(length), rewritten: length };
+        self.appended.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Is it longer than this, and has it at least doubled since it was last rewritten?
+    pub(crate) fn is_longer_than(&self, bytes: u64) -> bool {
+        let tail = self.lock_tail();
+        tail.length > bytes && tail.length > tail.rewritten.saturating_mul(2)
+    }
+
+    fn lock_tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_file(&self) -> RwLockReadGuard<'_, File> {
+        self.file.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes entries at the end and returns the position to sync to. After an error nothing was added.
     pub(crate) fn append(&self, entries: &[Entry]) -> Result<u64, LedgerError> {
         let bytes = encode(entries);
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.lock_tail();
+        let file = self.read_file();
         let end = tail.length.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        if let Err(error) = self.file.write_all_at(&bytes, tail.length) {
+        if let Err(error) = file.write_all_at(&bytes, tail.length) {
             // Half a record would be cut off at the next open anyway; leaving none keeps the end clean.
-            let cut = self.file.set_len(tail.length);
+            let cut = file.set_len(tail.length);
             return Err(LedgerError::io(&self.path)(cut.err().unwrap_or(error)));
         }
         tail.length = end;
-        self.appended.store(end, Ordering::Release);
         if end.saturating_add(RESERVE / 2) > tail.reserved {
-            tail.reserved = self.reserve(end);
+            tail.reserved = reserve(&file, end);
         }
-        Ok(end)
+        let position = tail.base.saturating_add(end);
+        self.appended.store(position, Ordering::Release);
+        Ok(position)
     }
 
     /// Returns once everything up to `position` survives a power cut.
     pub(crate) fn sync_to(&self, position: u64) -> Result<(), LedgerError> {
-        let sync = || self.file.sync_data().map_err(LedgerError::io(&self.path));
+        let sync = || self.read_file().sync_data().map_err(LedgerError::io(&self.path));
         self.group.sync_to(position, || self.appended.load(Ordering::Acquire), sync)
     }
 
-    pub(crate) fn length(&self) -> u64 {
+    /// The position after the last entry.
+    pub(crate) fn end(&self) -> u64 {
         self.appended.load(Ordering::Acquire)
     }
+}
 
-    /// Allocates space after `end`; how far it reaches. Not every file system can, and none must.
-    fn reserve(&self, end: u64) -> u64 {
-        use nix::fcntl::{FallocateFlags, fallocate};
-        let (Ok(from), Ok(length)) = (i64::try_from(end), i64::try_from(RESERVE)) else { return end };
-        if let Err(error) = fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, length) {
-            tracing::debug!(%error, "no space reserved for the winners journal");
-        }
-        end.saturating_add(RESERVE)
+/// Allocates space after `end`; how far it reaches. Not every file system can, and none must.
+fn reserve(file: &File, end: u64) -> u64 {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let (Ok(from), Ok(length)) = (i64::try_from(end), i64::try_from(RESERVE)) else { return end };
+    if let Err(error) = fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, length) {
+        tracing::debug!(%error, "no space reserved for the winners journal");
     }
+    end.saturating_add(RESERVE)
+}
+
+fn summary(totals: Totals, winners: impl Iterator<Item = Winner>) -> Vec<Entry> {
+    let mut entries = vec![Entry::Checkpoint(totals)];
+    entries.extend(winners.map(Entry::Kept));
+    entries
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Copies what a ledger holds into a journal elsewhere: put in place of [`FILE`], it restores the winners.
 pub(crate) fn export(path: &Path, totals: Totals, winners: impl Iterator<Item = Winner>) -> Result<u64, LedgerError> {
-    let mut entries = vec![Entry::Checkpoint(totals)];
-    entries.extend(winners.map(Entry::Kept));
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = summary(totals, winners);
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(FILE);
-    files::replace(dir, name, &encode(&entries))?;
+    files::replace(parent(path), name, &encode(&entries))?;
     Ok(u64::try_from(entries.len()).unwrap_or(u64::MAX).saturating_sub(1))
 }
 

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use livepeer::address::{Address, H256};
@@ -16,9 +16,6 @@ use crate::store::{Changes, Contents, Kind, Opened, SCHEMA, Store};
 use crate::totals::{Pending, Totals};
 use crate::{files, generation, store};
 
-/// A journal longer than this is rewritten at the next start.
-const REWRITE_ABOVE_BYTES: u64 = 4 * 1024 * 1024;
-
 /// How to open a ledger.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenOptions {
@@ -26,11 +23,13 @@ pub struct OpenOptions {
     pub cache_bytes: u64,
     /// How long sled may take to open.
     pub deadline: Duration,
+    /// A journal longer than this is rewritten when winners are pruned, and at the start.
+    pub rewrite_above_bytes: u64,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { cache_bytes: 8 * 1024 * 1024, deadline: Duration::from_secs(120) }
+        Self { cache_bytes: 8 * 1024 * 1024, deadline: Duration::from_secs(120), rewrite_above_bytes: 4 * 1024 * 1024 }
     }
 }
 
@@ -48,6 +47,9 @@ pub(crate) struct Inner {
     writer: Mutex<Writer>,
     /// One redemption moves at a time, from the check to the sync.
     pub(crate) moving: Mutex<()>,
+    /// Shared by those who have written to the journal and not yet to the store; a rewrite waits for them.
+    pub(crate) recording: RwLock<()>,
+    rewrite_above_bytes: u64,
     _lock: File,
 }
 
@@ -243,7 +245,7 @@ impl Ledger {
         let _moving = self.0.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut writer = self.0.write()?;
         writer.closed = true;
-        self.0.health.note(self.0.journal.sync_to(self.0.journal.length()))?;
+        self.0.health.note(self.0.journal.sync_to(self.0.journal.end()))?;
         self.0.health.note(self.0.store.sync_to(self.0.store.last_commit()))?;
         let digest = self.0.health.note(self.0.store.digest())?;
         self.0.health.note(generation::end(&self.0.dir, self.0.generation, digest))
@@ -291,15 +293,15 @@ fn open(dir: &Path, options: OpenOptions, set_store_aside: bool) -> Result<(Ledg
     if let Some(parent) = dir.canonicalize().map_err(LedgerError::io(dir))?.parent() {
         files::sync_dir(parent)?;
     }
-    let (mut journal, replay) = Journal::open(dir)?;
+    let (journal, replay) = Journal::open(dir)?;
     let (store, contents, set_aside) = open_store(dir, options, set_store_aside)?;
     check_schema(&contents)?;
     let (writer, repaired) = reconcile(&store, &contents, &replay)?;
     let intact = !repaired && set_aside.is_none() && replay.damaged == 0 && replay.torn_bytes == 0;
     let generation = generation::begin(dir, contents.digest, intact)?;
     let journal_lacks_winners = writer.winners.keys().any(|ticket| !replay.winners.contains_key(ticket));
-    if journal_lacks_winners || replay.damaged > 0 || journal.length() > REWRITE_ABOVE_BYTES {
-        journal = Journal::rewrite(dir, writer.totals, writer.winners.values().cloned())?;
+    if journal_lacks_winners || replay.damaged > 0 || journal.is_longer_than(options.rewrite_above_bytes) {
+        journal.rewrite(writer.totals, writer.winners.values().cloned())?;
     }
     let inner = Inner {
         dir: dir.to_owned(),
@@ -309,6 +311,8 @@ fn open(dir: &Path, options: OpenOptions, set_store_aside: bool) -> Result<(Ledg
         generation,
         writer: Mutex::new(writer),
         moving: Mutex::new(()),
+        recording: RwLock::new(()),
+        rewrite_above_bytes: options.rewrite_above_bytes,
         _lock: lock,
     };
     Ok((Ledger(Arc::new(inner)), set_aside))
@@ -420,10 +424,23 @@ fn reconcile(store: &Store, contents: &Contents, replay: &Replay) -> Result<(Wri
 }
 
 impl Inner {
-    /// Makes winners durable in the journal.
-    pub(crate) fn record(&self, entries: &[Entry]) -> Result<(), LedgerError> {
+    /// Makes entries durable in the journal. They must be in the store before the guard is let go, or a
+    /// rewrite of the journal could drop them.
+    pub(crate) fn record(&self, entries: &[Entry]) -> Result<RwLockReadGuard<'_, ()>, LedgerError> {
+        let recording = self.recording.read().unwrap_or_else(PoisonError::into_inner);
         let position = self.health.note(self.journal.append(entries))?;
-        self.health.note(self.journal.sync_to(position))
+        self.health.note(self.journal.sync_to(position))?;
+        Ok(recording)
+    }
+
+    /// Rewrites the journal if it has grown long.
+    pub(crate) fn shorten_journal(&self) -> Result<(), LedgerError> {
+        if !self.journal.is_longer_than(self.rewrite_above_bytes) {
+            return Ok(());
+        }
+        let _all = self.recording.write().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.write()?;
+        self.health.note(self.journal.rewrite(writer.totals, writer.winners.values().cloned()))
     }
 }
 

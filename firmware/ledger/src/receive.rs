@@ -84,11 +84,14 @@ impl Ledger {
         let drawn: Vec<WinningTicket> =
             judged.iter().filter_map(|j| j.checked.as_ref().ok()).filter_map(CheckedTicket::draw).collect();
         let fresh = self.0.unknown_winners(request.account, drawn)?;
-        if !fresh.is_empty() {
+        let recording = if fresh.is_empty() {
+            None
+        } else {
             let entries: Vec<Entry> = fresh.iter().copied().map(Entry::Winner).collect();
-            self.0.record(&entries)?;
-        }
+            Some(self.0.record(&entries)?)
+        };
         let (receipt, commit) = self.0.commit(request, &judged, &fresh)?;
+        drop(recording);
         if !receipt.won.is_empty() {
             self.0.health.note(self.0.store.sync_to(commit))?;
         }

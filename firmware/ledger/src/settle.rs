@@ -127,12 +127,20 @@ impl Ledger {
     }
 
     /// Drops settled winners whose rounds are over, for which no ticket can come back; how many. The totals keep
-    /// counting them.
+    /// counting them. A journal that has grown long is rewritten.
     ///
     /// # Errors
     /// What the store said.
     pub fn prune_settled(&self, round: Round) -> Result<usize, LedgerError> {
-        let mut writer = self.0.write()?;
+        let pruned = self.0.prune(round)?;
+        self.0.shorten_journal()?;
+        Ok(pruned)
+    }
+}
+
+impl Inner {
+    fn prune(&self, round: Round) -> Result<usize, LedgerError> {
+        let mut writer = self.write()?;
         let old: Vec<H256> = writer
             .winners
             .iter()
@@ -144,15 +152,13 @@ impl Ledger {
         }
         let mut changes = Changes::default();
         old.iter().for_each(|ticket| changes.remove(Kind::Redemption, ticket.as_bytes()));
-        self.0.health.note(self.0.store.apply(changes))?;
+        self.health.note(self.store.apply(changes))?;
         old.iter().for_each(|ticket| {
             writer.winners.remove(ticket);
         });
         Ok(old.len())
     }
-}
 
-impl Inner {
     /// One step of one winner: check, journal synced, store synced, and only then visible to the caller.
     fn step(&self, ticket: H256, event: &RedemptionEvent) -> Result<Winner, LedgerError> {
         let _moving = self.moving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -174,7 +180,7 @@ impl Inner {
             let after = Winner { winner: before.winner, step: before.step.saturating_add(1), state };
             (before, after)
         };
-        self.record(&[Entry::Step { ticket, step: after.step, state: after.state.clone() }])?;
+        let recording = self.record(&[Entry::Step { ticket, step: after.step, state: after.state.clone() }])?;
         let commit = {
             let mut writer = self.write()?;
             let (mut changes, totals) = (Changes::default(), writer.totals);
@@ -191,6 +197,7 @@ impl Inner {
                 }
             }
         };
+        drop(recording);
         self.health.note(self.store.sync_to(commit))?;
         log_step(ticket, &after);
         Ok(after)

@@ -66,10 +66,10 @@ fn a_replayed_winner_is_held_once() {
     let offer = Offer::new(1, WinProb::ALWAYS);
     let first = offer.pay(&ledger, &[1, 1]);
     assert_eq!((first.accepted, first.won.len()), (1, 1));
-    let length = ledger.0.journal.length();
+    let length = ledger.0.journal.end();
     let again = offer.pay(&ledger, &[1]);
     assert_eq!((again.won.len(), again.credited), (0, Wei::ZERO));
-    assert_eq!(ledger.0.journal.length(), length, "a replay does not fill the disk");
+    assert_eq!(ledger.0.journal.end(), length, "a replay does not fill the disk");
     assert_eq!(ledger.totals().tickets_won, 1);
 }
 

@@ -125,3 +125,29 @@ fn settled_winners_are_dropped_when_no_ticket_can_come_back() {
     assert_eq!((ledger.redemption(won[0]), ledger.totals()), (None, totals), "the journal does not bring it back");
     assert_eq!(ledger.pending().tickets, 1);
 }
+
+#[test]
+fn a_long_journal_is_rewritten_while_payments_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = crate::OpenOptions { rewrite_above_bytes: 8 * 1024, ..crate::OpenOptions::default() };
+    let ledger = Ledger::open(&dir.path().join("ledger"), options).unwrap();
+    std::thread::scope(|scope| {
+        let payers: Vec<_> = (1..=3u8)
+            .map(|payer| {
+                let ledger = &ledger;
+                scope.spawn(move || {
+                    let offer = Offer::with(payer, 0, u64::from(payer), |terms| terms);
+                    (0..40).for_each(|nonce| assert_eq!(offer.pay(ledger, &[nonce]).won.len(), 1));
+                })
+            })
+            .collect();
+        while payers.iter().any(|payer| !payer.is_finished()) {
+            ledger.prune_settled(Round(5)).unwrap();
+        }
+    });
+    let path = dir.path().join("ledger").join(journal::FILE);
+    let replay = journal::replay(&std::fs::read(&path).unwrap());
+    assert_eq!((replay.winners.len(), replay.damaged, replay.torn_bytes), (120, 0, 0));
+    assert_eq!(replay.totals.tickets_won, 120);
+    assert!(std::fs::read(&path).unwrap().windows(10).any(|w| w == b"checkpoint"), "it was never rewritten");
+}
