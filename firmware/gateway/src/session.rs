@@ -18,20 +18,23 @@ use livepeer::capability::CapabilitySet;
 use livepeer::credentials::{TOKEN_LIFETIME_SECONDS, result_digest, segment_message};
 use livepeer::price::PricePerPixel;
 use livepeer::profile::{Container, Profile, VideoCodec};
-use livepeer::signature::{Signature, SignatureError};
+use livepeer::signature::Signature;
 use livepeer::units::Pixels;
 use livepeer::wire::{self, net};
 use prost::Message;
 
 use crate::exact::Overflow;
-use crate::gateway::{Gateway, Refusal};
-use crate::http::{Downloaded, HttpError};
+use crate::gateway::Gateway;
+use crate::http::Downloaded;
 use crate::inspect::{Inspected, inspect};
 use crate::needs;
 use crate::offer::{self, Offer, OfferError};
-use crate::purse::{Purse, PurseError, Reserved, estimate_pixels};
+use crate::purse::{Purse, Reserved, estimate_pixels};
 use crate::rpc;
-use crate::signer::SignerError;
+
+mod error;
+
+pub use error::SessionError;
 
 /// A token with less than this share of its life left is renewed first.
 const TOKEN_RESERVE_SECONDS: i64 = TOKEN_LIFETIME_SECONDS / 10;
@@ -41,114 +44,6 @@ const SCORE_FLOOR: Duration = Duration::from_millis(1500);
 const SMALLEST_RENDITION: u64 = 25;
 /// Longest refusal kept.
 const MAX_TEXT: usize = 300;
-
-/// Texts that say the stream itself is at fault: no retry, nobody to blame.
-const STREAMS_FAULT: [&str; 19] = [
-    "Unsupported input pixel format",
-    "Error initializing filtergraph",
-    "Too many outputs",
-    "Unsupported input codec",
-    "No keyframes in input",
-    "Unrecoverable state, restart process",
-    "Encoded frames runaway",
-    "Decoder not found",
-    "Demuxer not found",
-    "Encoder not found",
-    "Muxer not found",
-    "Option not found",
-    "Invalid argument",
-    "TranscoderInvalidResolution",
-    "TranscoderInvalidVideo",
-    "TranscoderUnrecognizedFormat",
-    "TranscoderUnrecognizedProfile",
-    "TranscoderInvalidGOP",
-    "TranscoderIncompatibleDevices",
-];
-
-/// Why a segment did not come back.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// The session could not be renewed.
-    #[error("renew session")]
-    Renew(#[from] Refusal),
-    /// The orchestrator's new terms are not acceptable.
-    #[error(transparent)]
-    Offer(#[from] OfferError),
-    /// The segment cannot be paid for.
-    #[error(transparent)]
-    Purse(#[from] PurseError),
-    /// The sums do not fit.
-    #[error(transparent)]
-    Overflow(#[from] Overflow),
-    /// We could not sign.
-    #[error(transparent)]
-    Signer(#[from] SignerError),
-    /// The upload failed.
-    #[error("upload")]
-    NotSent(#[source] HttpError),
-    /// The orchestrator refused the segment.
-    #[error("{text} (status {status})")]
-    Refused {
-        /// Its status.
-        status: StatusCode,
-        /// Its words.
-        text: String,
-    },
-    /// The orchestrator could not transcode it, in its words.
-    #[error("{0}")]
-    Failed(String),
-    /// The result is not one.
-    #[error("result cannot be read")]
-    Malformed(#[from] prost::DecodeError),
-    /// The result has not one rendition per profile, or one without a place or a count.
-    #[error("result does not have one usable rendition per profile")]
-    Renditions,
-    /// A rendition could not be fetched.
-    #[error("rendition {profile}")]
-    Download {
-        /// Of this profile.
-        profile: String,
-        /// Why.
-        #[source]
-        source: HttpError,
-    },
-    /// A rendition is empty.
-    #[error("rendition {0} is empty")]
-    Empty(String),
-    /// The result's signature has no valid form.
-    #[error("result's signature")]
-    SignatureForm(#[from] SignatureError),
-    /// The result was signed by somebody else, or for something else.
-    #[error("result is not signed by {expected}")]
-    SignedByOther {
-        /// Who should have.
-        expected: Address,
-    },
-    /// The pixels reported are not those delivered.
-    #[error("rendition {profile} has {counted} pixels, {reported} were reported")]
-    Pixels {
-        /// Of this profile.
-        profile: String,
-        /// What we counted.
-        counted: Pixels,
-        /// What we would have been charged for.
-        reported: Pixels,
-    },
-    /// A rendition cannot be read for counting.
-    #[error("rendition {0} is no readable H.264 transport stream")]
-    Unreadable(String),
-}
-
-impl SessionError {
-    /// Is it the stream's own fault? Then no other orchestrator will do better.
-    #[must_use]
-    pub fn is_the_streams_fault(&self) -> bool {
-        match self {
-            Self::Failed(text) | Self::Refused { text, .. } => STREAMS_FAULT.contains(&text.as_str()),
-            _ => false,
-        }
-    }
-}
 
 /// One rendition, on disk.
 #[derive(Debug, Clone)]
