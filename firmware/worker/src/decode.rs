@@ -7,6 +7,9 @@ use mpegts::{AccessUnit, Ticks, VideoCodec};
 use crate::stage::{Error, Output, Stage};
 use crate::time::{clock_of, ticks_of};
 
+/// Most threads of a decoder: each holds a picture, and decoding is a tenth of the work.
+const MAX_THREADS: u32 = 4;
+
 /// A decoded frame.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
@@ -46,13 +49,14 @@ pub(crate) fn element_for(codec: VideoCodec) -> Option<&'static str> {
 
 impl Decoder {
     /// Starts a decoder for pictures shown from `origin` on, usually `step` apart.
-    pub(crate) fn start(codec: VideoCodec, origin: Ticks, step: Ticks) -> Result<Self, Error> {
+    pub(crate) fn start(codec: VideoCodec, origin: Ticks, step: Ticks, threads: u32) -> Result<Self, Error> {
         let name = element_for(codec).ok_or(Error::Missing("decoder"))?;
         let media = if codec == VideoCodec::H265 { "video/x-h265" } else { "video/x-h264" };
         let input = gst::Caps::builder(media).field("stream-format", "byte-stream").field("alignment", "au").build();
         let wanted = gst::Caps::builder("video/x-raw").build();
         let configure = |element: &gst::Element| {
             element.set_property("qos", false);
+            element.set_property("max-threads", i32::try_from(threads.clamp(1, MAX_THREADS)).unwrap_or(1));
         };
         Ok(Self { stage: Stage::start(name, configure, &input, &wanted)?, origin, step, last: None, format: None })
     }

@@ -197,10 +197,11 @@ type Everything = (Vec<Vec<Climbed>>, u64, u64);
 impl Run<'_> {
     fn all(mut self, units: Vec<mpegts::AccessUnit>) -> Result<Everything, Failure> {
         let source = self.conditions.source;
-        let mut decoder = Decoder::start(source.codec, source.first, source.step).map_err(|e| match e {
-            stage::Error::Missing(_) => Failure::new(JobError::UnsupportedCodec, e.to_string()),
-            stage::Error::Refused { .. } => Failure::new(JobError::Internal, e.to_string()),
-        })?;
+        let mut decoder = Decoder::start(source.codec, source.first, source.step, self.conditions.job.threads)
+            .map_err(|e| match e {
+                stage::Error::Missing(_) => Failure::new(JobError::UnsupportedCodec, e.to_string()),
+                stage::Error::Refused { .. } => Failure::new(JobError::Internal, e.to_string()),
+            })?;
         let mut format = None;
         let mut last = source.first;
         let mut trouble = None;

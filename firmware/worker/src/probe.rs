@@ -158,7 +158,7 @@ fn check(frames: u64, file: &[u8]) -> Result<(), String> {
 /// How alike the first rendition's pictures are to what was sent in, in dB of luma.
 fn likeness(file: &[u8]) -> Result<f64, String> {
     let video = demux(file).map_err(|e| e.to_string())?.video.ok_or("no video")?;
-    let mut decoder = Decoder::start(video.codec, START, STEP).map_err(|e| e.to_string())?;
+    let mut decoder = Decoder::start(video.codec, START, STEP, 1).map_err(|e| e.to_string())?;
     for unit in video.units {
         decoder.push(unit).map_err(|e| e.to_string())?;
     }
@@ -207,7 +207,7 @@ const HEVC: &[u8] = include_bytes!("probe/grey.h265");
 fn decode_hevc() -> Result<(), String> {
     let missing = "element avdec_h265 is missing: install the package gstreamer1.0-libav";
     let unit = mpegts::AccessUnit { pts: Some(START), dts: None, keyframe: true, data: HEVC.to_vec() };
-    let mut decoder = Decoder::start(VideoCodec::H265, START, STEP).map_err(|e| match e {
+    let mut decoder = Decoder::start(VideoCodec::H265, START, STEP, 1).map_err(|e| match e {
         stage::Error::Missing(_) => missing.to_owned(),
         stage::Error::Refused { .. } => e.to_string(),
     })?;
