@@ -380,6 +380,45 @@ async fn a_node_that_cannot_work_says_why_and_with_which_code() {
 }
 
 #[tokio::test]
+async fn systemd_is_told_that_the_node_is_ready_alive_and_stopping() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = |wanted: &str| {
+        let mut message = [0; 4096];
+        loop {
+            let length = systemd.recv(&mut message).unwrap();
+            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == wanted) {
+                return;
+            }
+        }
+    };
+    let status = dir.path().join("node.sock");
+    let file = dir.path().join("node.toml");
+    std::fs::write(&file, format!("status_socket = \"{}\"\n{LOCAL}", status.display())).unwrap();
+    // As systemd does it: the watchdog is for this very process.
+    let child = Command::new("sh")
+        .args(["-c", "export WATCHDOG_PID=$$; exec \"$0\" \"$@\""])
+        .arg(bins::bin("millrace-node"))
+        .args(["--config", file.to_str().unwrap(), "--state-dir", dir.path().join("state").to_str().unwrap()])
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "300000")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let node = Node { child, status, uri: String::new() };
+    heard("WATCHDOG=1");
+    heard("READY=1");
+    heard("WATCHDOG=1");
+    let stopped = std::thread::spawn(move || node.stop());
+    heard("STOPPING=1");
+    assert_eq!(stopped.join().unwrap(), Some(0));
+}
+
+#[tokio::test]
 async fn a_malformed_stream_of_bytes_is_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), "[serve]\nlisten = \"http://127.0.0.1:0\"\n").await;

@@ -147,6 +147,12 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_file_says_what_the_defaults_are() {
+        let shipped = read(include_str!("../node.toml")).unwrap();
+        assert_eq!(format!("{shipped:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
     fn a_mistyped_key_is_named() {
         let error = read("[serve]\nmax_session = 3\n").unwrap_err();
         let text = std::error::Error::source(&error).unwrap().to_string();

@@ -94,6 +94,10 @@ pub struct PaymentConfig {
     /// Wei per encoded pixel as decimal text, `1200` or `0.7`. Zero works for nothing. Default 1200.
     #[serde(deserialize_with = "price")]
     pub price_per_pixel: PricePerPixel,
+    /// The most asked per pixel when the cost of redeeming is on top, so that a spike of gas does not drive
+    /// gateways away. Not below `price_per_pixel`. Default none.
+    #[serde(deserialize_with = "ceiling")]
+    pub max_price_per_pixel: Option<PricePerPixel>,
     /// Does the price carry the cost of redeeming on top? Default true.
     pub auto_adjust_price: bool,
     /// Wei a ticket is worth on average. A gateway refuses more than 3000000000000. Default 8000000000.
@@ -110,6 +114,7 @@ impl Default for PaymentConfig {
     fn default() -> Self {
         Self {
             price_per_pixel: PricePerPixel::new(1200, 1).expect("a constant price is a price"),
+            max_price_per_pixel: None,
             auto_adjust_price: true,
             ticket_ev_wei: Wei::from(8_000_000_000),
             face_value_multiplier: 100,
@@ -133,6 +138,9 @@ impl PaymentConfig {
                 return Err(ConfigError::Range { key, value, min, max });
             }
         }
+        if self.max_price_per_pixel.is_some_and(|ceiling| !crate::pricing::at_least(ceiling, self.price_per_pixel)) {
+            return Err(ConfigError::Ceiling);
+        }
         if self.ticket_ev_wei.is_zero() {
             return Err(ConfigError::Zero { key: "ticket_ev_wei" });
         }
@@ -142,6 +150,10 @@ impl PaymentConfig {
 
 fn price<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PricePerPixel, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+fn ceiling<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PricePerPixel>, D::Error> {
+    price(deserializer).map(Some)
 }
 
 /// Why a configuration cannot be used.
@@ -159,6 +171,9 @@ pub enum ConfigError {
         /// The most it may be.
         max: u64,
     },
+    /// The ceiling of the price is below the price.
+    #[error("max_price_per_pixel must not be below price_per_pixel")]
+    Ceiling,
     /// An amount that must not be nothing.
     #[error("{key} must not be zero")]
     Zero {
@@ -310,5 +325,7 @@ mod tests {
         assert!(config.check().is_err());
         assert_eq!(Config::default().check(), Ok(()));
         assert_eq!(PaymentConfig::default().check(), Ok(()));
+        let low = PaymentConfig { max_price_per_pixel: Some(PricePerPixel::FREE), ..PaymentConfig::default() };
+        assert_eq!(low.check(), Err(ConfigError::Ceiling));
     }
 }

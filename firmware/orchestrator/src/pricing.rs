@@ -57,7 +57,10 @@ pub fn terms(
     let price = match fixed {
         Some(price) => price,
         None if free => PricePerPixel::FREE,
-        None if config.auto_adjust_price => config.price_per_pixel.with_overhead(economics.tx_cost(), face_value)?,
+        None if config.auto_adjust_price => {
+            let price = config.price_per_pixel.with_overhead(economics.tx_cost(), face_value)?;
+            config.max_price_per_pixel.filter(|ceiling| at_least(price, *ceiling)).unwrap_or(price)
+        }
         None => config.price_per_pixel,
     };
     let mut seed = [0; 32];
@@ -126,6 +129,8 @@ mod tests {
         assert_eq!(terms.face_value, Wei::from(100_000_000 * 1_200_000 * 100));
         assert_eq!(terms.price, PricePerPixel::new(1212, 1).unwrap());
         assert_eq!((terms.expiration_block, terms.creation_round), (L1Block(1040), Round(7)));
+        let capped = PaymentConfig { max_price_per_pixel: PricePerPixel::new(1205, 1).ok(), ..config.clone() };
+        assert_eq!(terms_for(&capped, u64::MAX, None).unwrap().price, PricePerPixel::new(1205, 1).unwrap());
         let fixed = PricePerPixel::new(1201, 1).unwrap();
         assert_eq!(terms_for(&config, u64::MAX, Some(fixed)).unwrap().price, fixed);
     }
