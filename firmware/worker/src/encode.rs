@@ -58,7 +58,10 @@ impl Encoder {
     pub(crate) fn start(profile: &Profile, setup: &Setup, tuning: &Tuning, first: Ticks) -> Result<Self, Error> {
         // The grid of a fixed rate may put the first frame a little before its own time.
         let origin = first - Ticks(PER_SECOND);
-        let rate = gst::Fraction::new(to_i32(setup.rate.0), to_i32(setup.rate.1));
+        // Without a rate the encoder counts with the frames' own times, as it must when they are uneven: told
+        // the usual rate of a stream with gaps, it would stay below the bit rate by as much as the gaps take.
+        let (frames, seconds) = if setup.uneven { (0, 1) } else { setup.rate };
+        let rate = gst::Fraction::new(to_i32(frames), to_i32(seconds));
         let refused = |what, detail: String| Error::Refused { element: "x264enc", what, detail };
         let info = gst_video::VideoInfo::builder_from_info(&setup.frames)
             .fps(rate)
@@ -163,9 +166,6 @@ fn configure(element: &gst::Element, profile: &Profile, setup: &Setup, tuning: &
     });
     if let Some(key_int) = key_int {
         element.set_property("key-int-max", key_int);
-    }
-    if setup.uneven {
-        element.set_property("option-string", "force-cfr=0");
     }
 }
 
