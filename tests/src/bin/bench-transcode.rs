@@ -246,7 +246,9 @@ impl Meter {
         };
         let width = media::stream_field(source, "v", "width");
         let height = media::stream_field(source, "v", "height");
-        let graph = format!("[0:v]scale={width}:{height}:flags=bicubic,settb=1/1000,setpts=N[d];[1:v]settb=1/1000,setpts=N[r];[d][r]{filter}");
+        let graph = format!(
+            "[0:v]scale={width}:{height}:flags=bicubic,settb=1/1000,setpts=N[d];[1:v]settb=1/1000,setpts=N[r];[d][r]{filter}"
+        );
         let out = Command::new(program)
             .args(["-hide_banner", "-nostdin", "-i"])
             .arg(rendition)
