@@ -131,6 +131,9 @@ impl Anvil {
                 command.arg("--no-mining");
             }
         }
+        if let Some(group) = crate::cluster::group_apart() {
+            command.process_group(group);
+        }
         let mut child = command.spawn().context("anvil does not start")?;
         let address = tokio::time::timeout(START, async {
             loop {

@@ -147,14 +147,13 @@ impl Broker {
             return Ok(());
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut child = Command::new(program())
-            .arg("-c")
-            .arg(self.dir.join("mosquitto.conf"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("mosquitto is not installed")?;
+        let mut command = Command::new(program());
+        command.arg("-c").arg(self.dir.join("mosquitto.conf"));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some(group) = crate::cluster::group_apart() {
+            std::os::unix::process::CommandExt::process_group(&mut command, group);
+        }
+        let mut child = command.spawn().context("mosquitto is not installed")?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait()? {

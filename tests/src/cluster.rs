@@ -2,8 +2,10 @@
 //!
 //! Each program is the real one, started with a configuration file of its own, its output in a log file.
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +16,20 @@ use crate::bins::bin;
 
 /// How long a program may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Set once, by a program that hears Ctrl-C itself.
+static APART: AtomicBool = AtomicBool::new(false);
+
+/// Keeps the terminal's Ctrl-C from all programs started after this, so that the caller can stop them in order. It must
+/// then hear the signal itself, or they outlive it.
+pub fn keep_from_terminal() {
+    APART.store(true, Ordering::Relaxed);
+}
+
+/// The process group a new program goes to, when it is kept from the terminal.
+pub(crate) fn group_apart() -> Option<i32> {
+    APART.load(Ordering::Relaxed).then_some(0)
+}
 
 /// A running program of ours; killed when dropped.
 #[derive(Debug)]
@@ -40,14 +56,12 @@ impl Program {
         std::fs::create_dir_all(logs)?;
         let log = logs.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(bin(name))
-            .args(args)
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+        let mut command = Command::new(bin(name));
+        command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        if let Some(group) = group_apart() {
+            command.process_group(group);
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), child, log })
     }
 

@@ -8,13 +8,15 @@ mod evidence;
 mod stage;
 mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use livepeer::units::Wei;
+use millrace_tests::anvil::Anvil;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::evidence::{Renditions, Transfers};
 use crate::stage::{Accounts, Stage};
@@ -53,12 +55,37 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
+    millrace_tests::cluster::keep_from_terminal();
     let began = Instant::now();
     let dir = stage::fresh_directory(&args.dir)?;
+    let (mut stage, anvil) = tokio::select! {
+        performed = perform(args, &dir, began) => performed?,
+        stopped = stop_asked() => { stopped?; bail!("stopped before the end") }
+    };
+    if args.keep {
+        stage.print_how_to_look_around(&dir, anvil.url());
+        stop_asked().await?;
+        println!();
+    }
+    stage.stop()?;
+    anvil.stop().await
+}
+
+/// Ctrl-C, or the signal that asks a program to end.
+async fn stop_asked() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// The main job, checked; everything is left up.
+async fn perform(args: &Args, dir: &Path, began: Instant) -> Result<(Stage, Anvil)> {
     let accounts = Accounts::new();
-    let (anvil, url) = stage::start_chain(&dir).await?;
+    let (anvil, url) = stage::start_chain(dir).await?;
     let chain = stage::deploy(&anvil, &accounts).await?;
-    let mut stage = Stage::start(&dir, &chain, &anvil, &accounts).await?;
+    let mut stage = Stage::start(dir, &chain, &anvil, &accounts).await?;
 
     let report = stage.push(args.seconds).await?;
     ensure!(report.failed == 0, "{} of {} segments failed; see logs/push.json", report.failed, report.segments);
@@ -87,15 +114,10 @@ async fn run(args: &Args) -> Result<()> {
     };
     verdict(&summary, &report, &status, &transfers, &renditions)?;
     summary.write(&dir.join("summary.json"))?;
-    summary.print(&dir, began.elapsed());
+    summary.print(dir, began.elapsed());
 
-    if args.keep {
-        stage.print_how_to_look_around(&dir, &summary.rpc_url);
-        tokio::signal::ctrl_c().await?;
-        println!();
-    }
-    stage.stop()?;
-    anvil.stop().await
+    drop(chain);
+    Ok((stage, anvil))
 }
 
 /// Every part happened, and what the parts say of each other agrees.

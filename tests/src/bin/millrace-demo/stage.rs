@@ -222,10 +222,10 @@ impl Stage {
             path(&self.dir),
             "--json".to_owned(),
         ];
-        let child = tokio::task::spawn_blocking(move || {
-            Command::new(bin("millrace")).args(args).stdin(Stdio::null()).stderr(Stdio::inherit()).output()
-        });
-        let output = child.await?.context("cannot run millrace")?;
+        let mut push = tokio::process::Command::new(bin("millrace"));
+        // Not `output()`, which would swallow the progress on standard error.
+        push.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let output = push.spawn().context("cannot run millrace")?.wait_with_output().await?;
         std::fs::write(self.dir.join("logs/push.json"), &output.stdout)?;
         ensure!(output.status.success(), "millrace gateway push failed ({})", output.status);
         Ok(serde_json::from_slice(&output.stdout)?)
