@@ -15,7 +15,7 @@ build:
 
 # Run the main job on this machine with real parts, and show that each happened (`--keep` leaves it up)
 demo *args: build
-    {{ target }}/release/millrace-demo {{ args }}
+    "{{ target }}/release/millrace-demo" {{ args }}
 
 # Every test that needs no special hardware
 test *args: build
