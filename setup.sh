@@ -66,6 +66,7 @@ want openssl openssl
 want iproute2 ip
 want jq jq
 want procps ps
+want python3-pip pip3
 want systemd systemd-analyze
 want nodejs node
 want npm npm
