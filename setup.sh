@@ -11,7 +11,7 @@ usage() {
   cat <<EOF
 usage: ./setup.sh [--check]
 
-Installs, where missing: a C compiler, GStreamer with its plugins, ffmpeg, mosquitto, Node.js, just,
+Installs, where missing: a C compiler, GStreamer with its plugins, ffmpeg, mosquitto, Node.js, pip, just,
 Rust $toolchain, and (below .tools/, from the npm lock file) a local EVM node and the Solidity compiler.
 
   --check   only say what is missing; exit 1 when something is
@@ -70,6 +70,8 @@ want python3-pip pip3
 want systemd systemd-analyze
 want nodejs node
 want npm npm
+want python3 python3
+want python3-pip pip3 # fetches an ffmpeg with VMAF for the transcoding benchmark
 
 if [ ${#missing[@]} -gt 0 ]; then
   say "packages to install: ${missing[*]}"
