@@ -70,8 +70,6 @@ want python3-pip pip3
 want systemd systemd-analyze
 want nodejs node
 want npm npm
-want python3 python3
-want python3-pip pip3 # fetches an ffmpeg with VMAF for the transcoding benchmark
 
 if [ ${#missing[@]} -gt 0 ]; then
   say "packages to install: ${missing[*]}"
