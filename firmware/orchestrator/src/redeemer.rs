@@ -16,24 +16,25 @@ use std::time::Duration;
 
 use ledger::{AbandonReason, Ledger, LedgerError, Recorded, Redemption, RedemptionEvent, Submission};
 use livepeer::address::H256;
-use livepeer::broker::{Broker, BrokerError, ChainHead, FaultClass, TransactionStatus};
-use livepeer::redemption::{Verdict, still_valid, worth_redeeming};
+use livepeer::broker::{Broker, BrokerError, ChainHead, FaultClass};
+use livepeer::redemption::{Verdict, worth_redeeming};
 use livepeer::ticket::WinningTicket;
 use livepeer::transaction::Transaction;
-use livepeer::units::{L2Block, Round, Wei};
+use livepeer::units::Round;
 use millrace_hal::Clock;
-use serde::Deserialize;
 use service::Heartbeat;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ConfigError;
 use crate::sign::{SignError, Signer};
 
+mod config;
 mod patience;
 mod report;
+mod settle;
 
+pub use config::RedeemerConfig;
 pub use patience::Patience;
 pub use report::{RedeemerReport, alarms};
 
@@ -47,71 +48,6 @@ const CLEARING: Duration = Duration::from_secs(60);
 const BALANCE: Duration = Duration::from_secs(60);
 /// Offers are forgotten for good at a block; a block this far ahead of the last one seen is not believed.
 const BELIEVABLE_JUMP: u64 = 100_000;
-/// Percent by which a replacement's fee is higher than that of the transaction before it.
-const REPLACEMENT_PERCENT: u64 = 13;
-
-/// How winners are redeemed.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RedeemerConfig {
-    /// Blocks on top of a redemption before it is believed for good: the chain's key of this name.
-    #[serde(skip)]
-    pub confirmations: u64,
-    /// Seconds without a receipt after which a transaction is replaced by a dearer one. Range 1–3600, default 300.
-    pub stuck_after_s: u64,
-    /// Replacements of one transaction at most. Range 0–20, default 5.
-    pub max_replacements: usize,
-    /// Seconds for which something final must be seen again and again before it is believed: a ticket spent by
-    /// somebody else, refused for ever, or over. Range 0–3600, default 120.
-    pub doubt_s: u64,
-    /// Seconds before the first new try of what failed. Range 1–600, default 5.
-    pub retry_first_s: u64,
-    /// Longest wait between tries. Range 1–3600, default 600.
-    pub retry_max_s: u64,
-}
-
-impl Default for RedeemerConfig {
-    fn default() -> Self {
-        Self {
-            confirmations: 4800,
-            stuck_after_s: 300,
-            max_replacements: 5,
-            doubt_s: 120,
-            retry_first_s: 5,
-            retry_max_s: 600,
-        }
-    }
-}
-
-impl RedeemerConfig {
-    /// Checks what types cannot.
-    ///
-    /// # Errors
-    /// [`ConfigError`] naming the key and what it must be.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let replacements = u64::try_from(self.max_replacements).unwrap_or(u64::MAX);
-        for (key, value, min, max) in [
-            ("stuck_after_s", self.stuck_after_s, 1, 3600),
-            ("max_replacements", replacements, 0, 20),
-            ("doubt_s", self.doubt_s, 0, 3600),
-            ("retry_first_s", self.retry_first_s, 1, 600),
-            ("retry_max_s", self.retry_max_s, self.retry_first_s, 3600),
-        ] {
-            if !(min..=max).contains(&value) {
-                return Err(ConfigError::Range { key, value, min, max });
-            }
-        }
-        Ok(())
-    }
-
-    fn stuck_after(&self) -> Duration {
-        Duration::from_secs(self.stuck_after_s)
-    }
-
-    fn doubt(&self) -> Duration {
-        Duration::from_secs(self.doubt_s)
-    }
-}
 
 /// What ends the redeemer.
 #[derive(Debug, thiserror::Error)]
@@ -162,18 +98,6 @@ enum Doubt {
 struct Sent {
     first: Instant,
     last: Instant,
-}
-
-/// What became of all transactions of one redemption.
-enum Fate {
-    /// One of them is in a block and worked.
-    Mined { transaction: H256, block: L2Block, confirmations: u64, paid: Wei },
-    /// One of them is in a block and failed.
-    Reverted { confirmations: u64 },
-    /// The latest may still be mined.
-    Open { known: bool },
-    /// Another transaction took their nonce.
-    Lost,
 }
 
 impl<B: Broker, S: Signer> Redeemer<B, S> {
@@ -238,156 +162,6 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         self.clear_away(&head).await?;
         self.read_balance().await;
         self.publish(&head).await
-    }
-
-    /// Walk 2, steps 7 to 9: finds out what became of everything submitted. Is all of it in blocks?
-    async fn settle(&mut self, head: &ChainHead) -> Result<bool, RedeemerError> {
-        let mut all_in_blocks = true;
-        for recorded in self.book(|ledger| Ok(ledger.submitted())).await? {
-            let ticket = recorded.ticket();
-            let fate = match self.fate(&recorded).await {
-                Ok(fate) => fate,
-                Err(error) => {
-                    self.note_fault(ticket, &error);
-                    all_in_blocks = false;
-                    continue;
-                }
-            };
-            self.note_success();
-            match fate {
-                Fate::Mined { confirmations, .. } if confirmations < self.config.confirmations => {}
-                Fate::Mined { transaction, block, paid, .. } => {
-                    let face_value = recorded.winner().ticket().face_value;
-                    if paid < face_value {
-                        tracing::error!(
-                            ?ticket, tx = ?transaction, %face_value, paid_wei = %paid,
-                            gateway = %recorded.winner().ticket().sender,
-                            "ticket was paid short: its sender has less than it owes"
-                        );
-                        self.report.send_modify(|report| report.short_paid += 1);
-                    }
-                    self.advance(ticket, RedemptionEvent::Confirmed { transaction, block, paid }).await?;
-                    self.forget(ticket);
-                }
-                Fate::Reverted { confirmations } if confirmations < self.config.confirmations => {}
-                Fate::Reverted { .. } => self.undo(&recorded, "its transaction was reverted").await?,
-                Fate::Lost => {
-                    all_in_blocks = false;
-                    if self.certain(ticket, Doubt::NonceLost) {
-                        self.undo(&recorded, "another transaction took its nonce").await?;
-                    }
-                }
-                Fate::Open { known } => {
-                    self.doubts.remove(&(ticket, Doubt::NonceLost));
-                    let over = !still_valid(recorded.winner().ticket().creation_round, head.round);
-                    if over && !known && self.certain(ticket, Doubt::Over) {
-                        // Its contract call can only revert from now on, so its nonce may be used by another.
-                        self.undo(&recorded, "it was never mined, and its round is over").await?;
-                        continue;
-                    }
-                    all_in_blocks = false;
-                    self.send_again(&recorded, known, head).await?;
-                }
-            }
-        }
-        Ok(all_in_blocks)
-    }
-
-    /// Looks at the latest transaction of a redemption and at those it replaced: any of them may be the one.
-    async fn fate(&self, recorded: &Recorded) -> Result<Fate, BrokerError> {
-        let (from, nonce) = (self.signer.account(), recorded.submission().account_nonce);
-        let latest = recorded.submission().hash;
-        let mut reverted = None;
-        let mut latest_status = TransactionStatus::Unknown;
-        for hash in std::iter::once(latest).chain(recorded.replaced().iter().copied()) {
-            let status = self.broker.transaction_status(hash, from, nonce).await?;
-            if hash == latest {
-                latest_status = status;
-            }
-            match status {
-                TransactionStatus::Mined { block, confirmations, paid, .. } => {
-                    return Ok(Fate::Mined { transaction: hash, block, confirmations, paid });
-                }
-                TransactionStatus::Reverted { confirmations, .. } => reverted = Some(confirmations),
-                TransactionStatus::Unknown | TransactionStatus::Pending | TransactionStatus::Replaced => {}
-            }
-        }
-        Ok(match (reverted, latest_status) {
-            (Some(confirmations), _) => Fate::Reverted { confirmations },
-            (None, TransactionStatus::Replaced) => Fate::Lost,
-            (None, TransactionStatus::Pending) => Fate::Open { known: true },
-            (None, _) => Fate::Open { known: false },
-        })
-    }
-
-    /// A redemption came to nothing: back into the hand, or given up when the ticket is spent.
-    async fn undo(&mut self, recorded: &Recorded, why: &'static str) -> Result<(), RedeemerError> {
-        let ticket = recorded.ticket();
-        match self.broker.used_ticket(ticket).await {
-            Err(error) => self.note_fault(ticket, &error),
-            Ok(true) if self.certain(ticket, Doubt::Spent) => {
-                tracing::error!(?ticket, why, "ticket was redeemed by somebody else");
-                self.advance(ticket, RedemptionEvent::Abandoned(AbandonReason::UsedElsewhere)).await?;
-                self.forget(ticket);
-            }
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!(?ticket, tx = ?recorded.submission().hash, why, "redemption came to nothing");
-                self.doubts.remove(&(ticket, Doubt::Spent));
-                self.doubts.remove(&(ticket, Doubt::NonceLost));
-                self.sent.remove(&ticket);
-                self.wait(ticket);
-                self.advance(ticket, RedemptionEvent::Failed).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The same bytes first; when they stay out of blocks for too long, dearer ones with the same nonce.
-    async fn send_again(&mut self, recorded: &Recorded, known: bool, head: &ChainHead) -> Result<(), RedeemerError> {
-        let ticket = recorded.ticket();
-        let now = Instant::now();
-        let never = !self.sent.contains_key(&ticket);
-        let sent = *self.sent.entry(ticket).or_insert(Sent { first: now, last: now });
-        let stuck = sent.first.elapsed() >= self.config.stuck_after();
-        if stuck && recorded.replaced().len() < self.config.max_replacements {
-            return self.replace(recorded, head).await;
-        }
-        let quiet = sent.last.elapsed() >= self.config.stuck_after() / 4;
-        if !known && (never || quiet) {
-            self.sent.insert(ticket, Sent { last: now, ..sent });
-            self.broadcast(recorded).await;
-        }
-        Ok(())
-    }
-
-    /// Signs, records and sends a dearer transaction with the nonce of one that is stuck.
-    async fn replace(&mut self, recorded: &Recorded, head: &ChainHead) -> Result<(), RedeemerError> {
-        let (ticket, winner) = (recorded.ticket(), *recorded.winner());
-        let nonce = recorded.submission().account_nonce;
-        let prepared = match self.broker.prepare(&winner, self.signer.account(), nonce).await {
-            Ok(prepared) => prepared,
-            // Most likely mined after all; the next look will tell.
-            Err(error) => {
-                self.note_fault(ticket, &error);
-                self.postpone_replacement(ticket);
-                return Ok(());
-            }
-        };
-        let steps = u64::try_from(recorded.replaced().len()).unwrap_or(u64::MAX).saturating_add(1);
-        let transaction = dearer(prepared.transaction, steps);
-        if prepared.payout <= transaction.max_cost().unwrap_or(prepared.cost) {
-            tracing::debug!(?ticket, "stuck redemption was not replaced: it would cost more than it pays");
-            self.postpone_replacement(ticket);
-            return Ok(());
-        }
-        tracing::warn!(?ticket, nonce, steps, "redemption is stuck and is replaced by a dearer one");
-        self.sign_record_send(&winner, transaction, head, recorded.submission().attempt.saturating_add(1)).await
-    }
-
-    fn postpone_replacement(&mut self, ticket: H256) {
-        let now = Instant::now();
-        self.sent.insert(ticket, Sent { first: now, last: now });
     }
 
     /// Winners whose rounds are over are money lost; they are given up once that is certain.
@@ -656,17 +430,4 @@ enum Tried {
     NotNow,
     /// No use trying others either.
     NoChain,
-}
-
-/// A transaction with a fee cap that any node accepts in place of the one that was `steps` cheaper.
-fn dearer(transaction: Transaction, steps: u64) -> Transaction {
-    let raise = |fee: Wei| {
-        (0..steps).fold(fee, |fee, _| {
-            let more = fee.checked_mul(100 + REPLACEMENT_PERCENT).map(|fee| Wei(fee.0 / 100));
-            more.unwrap_or(fee).saturating_add(Wei::from(1))
-        })
-    };
-    let max_priority_fee_per_gas = raise(transaction.max_priority_fee_per_gas);
-    let max_fee_per_gas = raise(transaction.max_fee_per_gas).max(max_priority_fee_per_gas);
-    Transaction { max_priority_fee_per_gas, max_fee_per_gas, ..transaction }
 }
