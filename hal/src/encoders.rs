@@ -1,16 +1,25 @@
-//! Which silicon could encode, and why the rest could not.
+//! Which silicon could decode and encode, and why the rest could not.
 //!
 //! Detection is light: files below a root directory, no driver is opened. What it accepts is a candidate;
 //! `worker::probe` proves it by encoding.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::board::{self, Board};
 use crate::identity::Identity;
-use crate::read;
+use crate::read::Root;
 use crate::units::Bytes;
 
 mod candidates;
+mod cards;
+mod pci;
+mod processor;
+mod versions;
+
+pub use pci::{Gpu, GpuKind, RenderNode};
+pub use processor::Processor;
 
 /// Finds out what the box has.
 pub trait Encoders: Send + Sync + 'static {
@@ -53,65 +62,38 @@ impl Encoders for SimEncoders {
 pub struct Hardware {
     /// Which box it is.
     pub identity: Identity,
+    /// Which kind of board it is.
+    pub board: Board,
+    /// What runs the system as a guest, if anything does.
+    pub hypervisor: Option<String>,
     /// Its processor.
     pub processor: Processor,
     /// Its memory.
     pub memory: Option<Bytes>,
     /// Its graphics processors.
     pub gpus: Vec<Gpu>,
+    /// Its render nodes, also of graphics that are not on the PCI bus.
+    pub render_nodes: Vec<RenderNode>,
     /// Its video devices of the V4L2 kind.
     pub video_devices: Vec<VideoDevice>,
-    /// Every engine we know, best first, each accepted or refused with the reason.
+    /// Versions of the drivers in charge, by name; `l4t` is that of Jetson's system.
+    pub drivers: BTreeMap<String, String>,
+    /// Every engine we know as an encoder, best first, each accepted or refused with the reason. An engine that
+    /// several devices offer stands there once for each.
     pub candidates: Vec<Candidate>,
+    /// The same as decoders; a box may well decode in hardware and encode in software.
+    pub decoders: Vec<Candidate>,
 }
 
 impl Hardware {
-    /// Engines worth probing, best first; software is always one.
+    /// Encoders worth probing, best first; software is always one.
     pub fn accepted(&self) -> impl Iterator<Item = &Candidate> {
         self.candidates.iter().filter(|candidate| candidate.verdict == Verdict::Accepted)
     }
-}
 
-/// The main processor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Processor {
-    /// Its name, where it has one.
-    pub model: Option<String>,
-    /// Kind of instruction set, e.g. `x86_64`.
-    pub architecture: String,
-    /// Processors the system runs on.
-    pub threads: usize,
-    /// Vector extensions encoders profit from.
-    pub vectors: Vec<String>,
-}
-
-/// One graphics processor on the PCI bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gpu {
-    /// Where on the bus, e.g. `0000:01:00.0`.
-    pub address: String,
-    /// Vendor number.
-    pub vendor: u16,
-    /// Device number.
-    pub device: u16,
-    /// Kernel driver in charge of it, if any.
-    pub driver: Option<String>,
-    /// Its render node, if any.
-    pub render_node: Option<PathBuf>,
-}
-
-impl Gpu {
-    /// The vendor's name.
-    #[must_use]
-    pub fn vendor_name(&self) -> &'static str {
-        match self.vendor {
-            NVIDIA => "NVIDIA",
-            INTEL => "Intel",
-            AMD => "AMD",
-            0x1af4 => "virtio",
-            0x1013 | 0x1234 | 0x15ad | 0x1b36 => "emulated",
-            _ => "unknown vendor",
-        }
+    /// Decoders worth probing, best first; software is always one.
+    pub fn accepted_decoders(&self) -> impl Iterator<Item = &Candidate> {
+        self.decoders.iter().filter(|candidate| candidate.verdict == Verdict::Accepted)
     }
 }
 
@@ -124,23 +106,28 @@ pub struct VideoDevice {
     pub name: String,
 }
 
-/// A way to encode.
+/// A way to encode or decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
-    /// NVIDIA's encoder on a graphics card.
+    /// NVIDIA's video engines on a graphics card.
     Nvenc,
-    /// NVIDIA's encoder on a Jetson board.
+    /// NVIDIA's video engines on a Jetson board.
     Jetson,
-    /// Intel's or AMD's encoder by way of VA-API.
+    /// Intel's or AMD's video engines by way of VA-API.
     Vaapi,
-    /// A board's stateful V4L2 encoder.
+    /// Intel's video engines by way of oneVPL; the silicon is that of VA-API.
+    Qsv,
+    /// A board's stateful V4L2 device.
     V4l2,
     /// The main processor.
     Software,
 }
 
 impl Engine {
+    /// All of them, best first.
+    pub const ALL: [Self; 6] = [Self::Nvenc, Self::Jetson, Self::Vaapi, Self::Qsv, Self::V4l2, Self::Software];
+
     /// Its name in logs, reports and configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -148,20 +135,23 @@ impl Engine {
             Self::Nvenc => "nvenc",
             Self::Jetson => "jetson",
             Self::Vaapi => "vaapi",
+            Self::Qsv => "qsv",
             Self::V4l2 => "v4l2",
             Self::Software => "software",
         }
     }
 }
 
-/// What detection says of one engine.
+/// What detection says of one engine on one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The engine.
     pub engine: Engine,
+    /// The device that offers it: an address on the bus or a device node; `None` for software and for what is not there.
+    pub device: Option<String>,
     /// Worth probing or not.
     pub verdict: Verdict,
-    /// Why.
+    /// Why, in words a person can act on.
     pub reason: String,
     /// Device nodes a worker needs for it.
     pub nodes: Vec<PathBuf>,
@@ -177,6 +167,7 @@ pub enum Verdict {
     Refused,
 }
 
+/// Vendor numbers on the PCI bus.
 const NVIDIA: u16 = 0x10de;
 const INTEL: u16 = 0x8086;
 const AMD: u16 = 0x1002;
@@ -184,36 +175,33 @@ const AMD: u16 = 0x1002;
 /// What the system below `root` has (`/` on a real one).
 #[must_use]
 pub fn detect(root: &Path) -> Hardware {
-    let mut hardware = Hardware {
-        identity: Identity::read(root),
-        processor: processor(root),
-        memory: read::text(root, "proc/meminfo").and_then(|text| memory_total(&text)),
-        gpus: gpus(root),
-        video_devices: video_devices(root),
-        candidates: Vec::new(),
-    };
-    hardware.candidates = candidates::judge(root, &hardware);
-    hardware
+    detect_in(&Root::new(root))
 }
 
-fn processor(root: &Path) -> Processor {
-    let cpuinfo = read::text(root, "proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        cpuinfo.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            (key.trim() == name).then(|| value.trim().to_owned())
-        })
+pub(crate) fn detect_in(root: &Root) -> Hardware {
+    let cpuinfo = root.text("proc/cpuinfo").unwrap_or_default();
+    let processor = processor::read(root, &cpuinfo);
+    let hypervisor = board::hypervisor(root, &cpuinfo);
+    let board = Board::read(root, &processor.architecture, hypervisor.is_some());
+    let gpus = pci::gpus(root);
+    let render_nodes = pci::render_nodes(root);
+    let drivers = versions::read(root, &gpus, &render_nodes);
+    let mut hardware = Hardware {
+        identity: Identity::read_in(root),
+        board,
+        hypervisor,
+        processor,
+        memory: root.text("proc/meminfo").and_then(|text| memory_total(&text)),
+        gpus,
+        render_nodes,
+        video_devices: video_devices(root),
+        drivers,
+        candidates: Vec::new(),
+        decoders: Vec::new(),
     };
-    let flags = field("flags").or_else(|| field("Features")).unwrap_or_default();
-    let known = ["sse4_2", "avx", "avx2", "avx512f", "asimd", "sve"];
-    let vectors = known.into_iter().filter(|known| flags.split(' ').any(|flag| flag == *known));
-    let listed = cpuinfo.lines().filter(|line| line.split(':').next().is_some_and(|key| key.trim() == "processor"));
-    Processor {
-        model: field("model name").or_else(|| field("Model")),
-        architecture: std::env::consts::ARCH.to_owned(),
-        threads: listed.count(),
-        vectors: vectors.map(str::to_owned).collect(),
-    }
+    hardware.candidates = candidates::judge(root, &hardware, candidates::Task::Encode);
+    hardware.decoders = candidates::judge(root, &hardware, candidates::Task::Decode);
+    hardware
 }
 
 fn memory_total(meminfo: &str) -> Option<Bytes> {
@@ -221,41 +209,13 @@ fn memory_total(meminfo: &str) -> Option<Bytes> {
     rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024).map(Bytes)
 }
 
-/// Display controllers and processing accelerators.
-fn gpus(root: &Path) -> Vec<Gpu> {
-    let bus = Path::new("sys/bus/pci/devices");
-    let gpu = |address: String| {
-        let dir = bus.join(&address);
-        let class = hex(&read::text(root, dir.join("class"))?)?;
-        let (display, accelerator) = (0x03, 0x12);
-        if ![display, accelerator].contains(&(class >> 16)) {
-            return None;
-        }
-        let id = |file: &str| u16::try_from(hex(&read::text(root, dir.join(file))?)?).ok();
-        let render = read::names(root, dir.join("drm")).into_iter().find(|name| name.starts_with("renderD"));
-        Some(Gpu {
-            vendor: id("vendor")?,
-            device: id("device")?,
-            driver: read::link_name(root, dir.join("driver")),
-            render_node: render.map(|name| Path::new("/dev/dri").join(name)),
-            address,
-        })
-    };
-    read::names(root, bus).into_iter().filter_map(gpu).collect()
-}
-
-/// A number written as `0x…`.
-fn hex(text: &str) -> Option<u32> {
-    u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
-}
-
-fn video_devices(root: &Path) -> Vec<VideoDevice> {
+fn video_devices(root: &Root) -> Vec<VideoDevice> {
     let class = Path::new("sys/class/video4linux");
     let device = |node: String| {
-        let name = read::text(root, class.join(&node).join("name"))?;
+        let name = root.text(class.join(&node).join("name"))?;
         Some(VideoDevice { node: Path::new("/dev").join(&node), name })
     };
-    let nodes = read::names(root, class).into_iter().filter(|name| name.starts_with("video"));
+    let nodes = root.names(class).into_iter().filter(|name| name.starts_with("video"));
     nodes.filter_map(device).collect()
 }
 

@@ -1,17 +1,22 @@
 //! Which box this is.
 use std::path::Path;
 
+use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 
-use crate::read;
+use crate::read::Root;
 
 /// What the box calls itself. All of it is for people and for telling boxes apart; none of it is a secret
 /// or a proof.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Identity {
-    /// The operating system's number for this installation. Meant to stay on the box: derive from it, do
-    /// not send it.
+    /// The operating system's number for this installation. Meant to stay on the box: send the hash instead.
+    /// Left out when this is written.
+    #[serde(skip_serializing, default)]
     pub machine_id: Option<String>,
+    /// A number derived from it, of 32 hexadecimal digits: it tells boxes apart and gives nothing away.
+    pub machine_hash: Option<String>,
     /// The maker's serial number, where one can be read.
     pub serial: Option<String>,
     /// The board or product.
@@ -32,12 +37,18 @@ impl Identity {
     /// Reads it from the system below `root` (`/` on a real one).
     #[must_use]
     pub fn read(root: &Path) -> Self {
+        Self::read_in(&Root::new(root))
+    }
+
+    pub(crate) fn read_in(root: &Root) -> Self {
         let first = |paths: &[&str]| {
-            let mut texts = paths.iter().filter_map(|path| read::text(root, path));
+            let mut texts = paths.iter().filter_map(|path| root.text(path));
             texts.find(|text| !FILLERS.contains(&text.trim().to_ascii_lowercase().as_str()))
         };
+        let machine_id = first(&["etc/machine-id"]).filter(|id| is_machine_id(id));
         Self {
-            machine_id: first(&["etc/machine-id"]).filter(|id| is_machine_id(id)),
+            machine_hash: machine_id.as_deref().map(machine_hash),
+            machine_id,
             serial: first(&[
                 "proc/device-tree/serial-number",
                 "sys/class/dmi/id/product_serial",
@@ -45,10 +56,19 @@ impl Identity {
             ]),
             model: first(&["proc/device-tree/model", "sys/class/dmi/id/product_name", "sys/class/dmi/id/board_name"]),
             vendor: first(&["sys/class/dmi/id/sys_vendor", "sys/class/dmi/id/board_vendor"]),
-            system: read::text(root, "etc/os-release").and_then(|text| pretty_name(&text)),
+            system: root.text("etc/os-release").and_then(|text| pretty_name(&text)),
             kernel: first(&["proc/sys/kernel/osrelease"]),
         }
     }
+}
+
+/// As the manual page of `machine-id` asks for: a hash for one application, with the number as the key.
+fn machine_hash(id: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(id.as_bytes()).expect("HMAC takes a key of any length");
+    mac.update(b"millrace");
+    let mut hash = hex::encode(mac.finalize().into_bytes());
+    hash.truncate(32);
+    hash
 }
 
 fn is_machine_id(text: &str) -> bool {
@@ -78,6 +98,8 @@ mod tests {
         assert_eq!(identity.model.as_deref(), Some("NVIDIA Jetson AGX Orin Developer Kit"));
         assert_eq!(identity.serial.as_deref(), Some("1423921012345"));
         assert_eq!(identity.machine_id.as_deref(), Some("0123456789abcdef0123456789abcdef"));
+        let hash = identity.machine_hash.clone().unwrap();
+        assert!(hash.len() == 32 && hash != "0123456789abcdef0123456789abcdef", "{hash}");
         assert_eq!(identity.system.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
     }
 

@@ -7,10 +7,22 @@ use std::time::Duration;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
-use crate::read;
-use crate::units::{Bytes, Celsius, Percent, Watts};
+use crate::read::Root;
+use crate::units::{Amperes, Bytes, Celsius, Percent, Volts, Watts};
 
+mod chips;
+mod frequency;
 mod parse;
+mod pressure;
+mod rapl;
+mod throttle;
+mod zones;
+
+pub use chips::Fan;
+pub(crate) use chips::{temperature, watts};
+pub use frequency::Frequency;
+pub use pressure::{Pressure, Stall};
+pub use throttle::{Cooling, Throttle};
 
 /// Takes the board's readings. Reads files; not to be called from an async task's own thread.
 pub trait Sensors: Send + Sync + 'static {
@@ -20,11 +32,26 @@ pub trait Sensors: Send + Sync + 'static {
 
 /// One round of readings.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Readings {
     /// Temperatures by sensor name.
     pub temperatures: BTreeMap<String, Celsius>,
-    /// Power drawn, by rail name.
+    /// Temperatures at which the system or the device shuts down, by the same names.
+    pub critical: BTreeMap<String, Celsius>,
+    /// Power drawn, by rail name. Rails may contain each other: see [`Readings::drawn`].
     pub power: BTreeMap<String, Watts>,
+    /// Voltages, by input name.
+    pub voltages: BTreeMap<String, Volts>,
+    /// Currents, by rail name.
+    pub currents: BTreeMap<String, Amperes>,
+    /// Fans, by name.
+    pub fans: BTreeMap<String, Fan>,
+    /// What holds the processors back.
+    pub throttle: Throttle,
+    /// Clocks of the processors, by policy: those that change together.
+    pub frequencies: BTreeMap<String, Frequency>,
+    /// Time that tasks lost waiting for what was scarce.
+    pub pressure: Pressure,
     /// Processes that wanted to run, on average over 1, 5 and 15 minutes.
     pub load: Option<[f32; 3]>,
     /// Share of all processors in use since the reading before; `None` the first time.
@@ -45,6 +72,20 @@ impl Readings {
     pub fn hottest(&self) -> Option<(&str, Celsius)> {
         let hottest = self.temperatures.iter().max_by(|a, b| a.1.0.total_cmp(&b.1.0));
         hottest.map(|(name, celsius)| (name.as_str(), *celsius))
+    }
+
+    /// Power drawn by all that is measured, nothing counted twice: a chip that measures the board's input counts
+    /// with that alone, any other with the sum of its rails. `None` when nothing is measured.
+    #[must_use]
+    pub fn drawn(&self) -> Option<Watts> {
+        // One rail feeds all others on Jetson modules of the small kind and on their forebears.
+        const INPUTS: [&str; 4] = ["VDD_IN", "POM_5V_IN", "5V_IN", "VIN"];
+        let chip = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+        let is_input = |name: &str| name.split('/').nth(1).is_some_and(|rail| INPUTS.contains(&rail));
+        let fed: Vec<String> = self.power.keys().filter(|name| is_input(name)).map(|name| chip(name)).collect();
+        let counted = self.power.iter().filter(|(name, _)| is_input(name) || !fed.contains(&chip(name)));
+        let sum: f32 = counted.map(|(_, watts)| watts.0).sum();
+        (!self.power.is_empty()).then_some(Watts(sum))
     }
 }
 
@@ -91,44 +132,69 @@ pub struct Traffic {
 /// The system's sensors, below a root directory.
 #[derive(Debug)]
 pub struct LinuxSensors {
-    root: PathBuf,
+    root: Root,
     disks: Vec<PathBuf>,
-    /// Processor time at the reading before.
-    before: Mutex<Option<parse::CpuTime>>,
+    /// Counters at the reading before.
+    before: Mutex<Before>,
+}
+
+#[derive(Debug, Default)]
+struct Before {
+    cpu: Option<parse::CpuTime>,
+    energy: Option<rapl::Energy>,
 }
 
 impl LinuxSensors {
     /// Reads below `root` (`/` on a real system), and the file systems that hold `disks`.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, disks: Vec<PathBuf>) -> Self {
-        Self { root: root.into(), disks, before: Mutex::new(None) }
+        Self::within(Root::new(root), disks)
     }
 
-    fn cpu(&self) -> Option<Percent> {
-        let now = parse::cpu_time(&read::text(&self.root, "proc/stat")?)?;
-        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).replace(now)?;
+    pub(crate) fn within(root: Root, disks: Vec<PathBuf>) -> Self {
+        Self { root, disks, before: Mutex::default() }
+    }
+
+    fn cpu(&self, stat: Option<&str>) -> Option<Percent> {
+        let now = parse::cpu_time(stat?)?;
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).cpu.replace(now)?;
         now.busy_since(before)
     }
 
+    /// Power of the processors' packages from their energy counters; nothing the first time.
+    fn packages(&self, uptime: Option<Duration>) -> BTreeMap<String, Watts> {
+        let Some(now) = uptime.map(|uptime| rapl::Energy::read(&self.root, uptime)) else { return BTreeMap::new() };
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).energy.replace(now.clone());
+        before.map(|before| now.power_since(&before)).unwrap_or_default()
+    }
+
     fn disks(&self) -> BTreeMap<PathBuf, Disk> {
-        let disk = |path: &PathBuf| Some((path.clone(), disk(&read::below(&self.root, path))?));
+        let disk = |path: &PathBuf| Some((path.clone(), disk(&self.root.below(path))?));
         self.disks.iter().filter_map(disk).collect()
     }
 }
 
 impl Sensors for LinuxSensors {
     fn read(&self) -> Readings {
-        let proc = |name: &str| read::text(&self.root, Path::new("proc").join(name));
-        Readings {
-            temperatures: temperatures(&self.root),
-            power: power(&self.root),
+        let root = &self.root;
+        let proc = |name: &str| root.text(Path::new("proc").join(name));
+        let uptime = proc("uptime").and_then(|text| parse::uptime(&text));
+        let mut readings = Readings {
             load: proc("loadavg").and_then(|text| parse::load(&text)),
-            cpu: self.cpu(),
+            cpu: self.cpu(proc("stat").as_deref()),
             memory: proc("meminfo").and_then(|text| parse::memory(&text)),
-            uptime: proc("uptime").and_then(|text| parse::uptime(&text)),
+            uptime,
             disks: self.disks(),
             networks: proc("net/dev").map(|text| parse::networks(&text)).unwrap_or_default(),
-        }
+            throttle: throttle::read(root),
+            frequencies: frequency::read(root),
+            pressure: pressure::read(root),
+            ..Readings::default()
+        };
+        zones::read(root, &mut readings);
+        chips::read(root, &mut readings);
+        readings.power.extend(self.packages(uptime));
+        readings
     }
 }
 
@@ -138,58 +204,15 @@ fn disk(path: &Path) -> Option<Disk> {
     Some(Disk { total: bytes(stat.blocks()), free: bytes(stat.blocks_available()), free_files: stat.files_available() })
 }
 
-/// Thermal zones by their type, and chips' inputs by chip and label. Broken sensors, which read absurdly,
-/// are left out.
-fn temperatures(root: &Path) -> BTreeMap<String, Celsius> {
-    let mut all = BTreeMap::new();
-    let zones = Path::new("sys/class/thermal");
-    for zone in read::names(root, zones).iter().filter(|name| name.starts_with("thermal_zone")) {
-        let name = read::text(root, zones.join(zone).join("type")).unwrap_or_else(|| zone.clone());
-        insert(&mut all, name, read::number(root, zones.join(zone).join("temp")).and_then(parse::millidegrees));
-    }
-    for (name, path) in chip_inputs(root, "temp", "_input") {
-        insert(&mut all, name, read::number(root, path).and_then(parse::millidegrees));
-    }
-    all
-}
-
-/// Power of the rails that chips measure.
-fn power(root: &Path) -> BTreeMap<String, Watts> {
-    let mut all = BTreeMap::new();
-    for suffix in ["_average", "_input"] {
-        for (name, path) in chip_inputs(root, "power", suffix) {
-            insert(&mut all, name, read::number(root, path).and_then(parse::microwatts));
-        }
-    }
-    all
-}
-
-/// Inputs of monitoring chips: a name of chip and label, and the path of the value.
-fn chip_inputs(root: &Path, kind: &str, suffix: &str) -> Vec<(String, PathBuf)> {
-    let chips = Path::new("sys/class/hwmon");
-    let mut inputs = Vec::new();
-    for chip in read::names(root, chips) {
-        let dir = chips.join(&chip);
-        let chip = read::text(root, dir.join("name")).unwrap_or(chip);
-        for file in read::names(root, &dir) {
-            let Some(input) = file.strip_suffix(suffix).filter(|input| input.starts_with(kind)) else { continue };
-            let label = read::text(root, dir.join(format!("{input}_label"))).unwrap_or_else(|| input.to_owned());
-            inputs.push((format!("{chip}/{label}"), dir.join(file)));
-        }
-    }
-    inputs
-}
-
-/// Adds a reading; a second sensor of the same name gets a number.
-fn insert<T>(all: &mut BTreeMap<String, T>, name: String, value: Option<T>) {
-    let Some(value) = value else { return };
+/// A name that is not yet taken; a second sensor of the same name gets a number.
+fn unused<T>(all: &BTreeMap<String, T>, name: String) -> String {
     let mut key = name.clone();
     let mut number = 2;
     while all.contains_key(&key) {
         key = format!("{name}#{number}");
         number += 1;
     }
-    all.insert(key, value);
+    key
 }
 
 /// Sensors that read what they are told.

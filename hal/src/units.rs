@@ -27,9 +27,28 @@ measure!(
     Watts(f32), "W", 1
 );
 measure!(
+    /// Volts.
+    Volts(f32), "V", 2
+);
+measure!(
+    /// Amperes.
+    Amperes(f32), "A", 2
+);
+measure!(
     /// Hundredths of a whole, 0 to 100.
     Percent(f32), "%", 0
 );
+
+/// Millions of cycles per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Megahertz(pub u32);
+
+impl fmt::Display for Megahertz {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MHz", self.0)
+    }
+}
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]

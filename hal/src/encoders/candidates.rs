@@ -1,105 +1,111 @@
 //! Each engine's conditions, in one place.
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{AMD, Candidate, Engine, Gpu, Hardware, INTEL, NVIDIA, Verdict};
-use crate::read;
+use super::{AMD, Candidate, Engine, Gpu, GpuKind, Hardware, INTEL, NVIDIA, Verdict};
+use crate::read::Root;
 
-/// Judges every engine, best first.
-pub(super) fn judge(root: &Path, hardware: &Hardware) -> Vec<Candidate> {
-    let judged = [
-        (Engine::Nvenc, nvenc(root, hardware)),
-        (Engine::Jetson, jetson(root)),
-        (Engine::Vaapi, vaapi(root, hardware)),
-        (Engine::V4l2, v4l2(root, hardware)),
-        (Engine::Software, software(hardware)),
-    ];
-    judged
-        .into_iter()
-        .map(|(engine, judgement)| match judgement {
-            Ok((reason, nodes)) => Candidate { engine, verdict: Verdict::Accepted, reason, nodes },
-            Err(reason) => Candidate { engine, verdict: Verdict::Refused, reason, nodes: Vec::new() },
-        })
-        .collect()
+mod jetson;
+mod nvidia;
+mod v4l2;
+
+/// What an engine is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    Encode,
+    Decode,
 }
 
-/// Why it is worth probing and the nodes it needs, or why it is not.
+impl Task {
+    fn able(self, gpu: &Gpu) -> bool {
+        match self {
+            Self::Encode => gpu.encodes,
+            Self::Decode => gpu.decodes,
+        }
+    }
+}
+
+/// Why a device is worth probing and the nodes it needs, or why it is not.
 type Judgement = Result<(String, Vec<PathBuf>), String>;
 
-fn nvenc(root: &Path, hardware: &Hardware) -> Judgement {
-    let gpu = hardware.gpus.iter().find(|gpu| gpu.vendor == NVIDIA).ok_or("no NVIDIA card on the bus")?;
-    match gpu.driver.as_deref() {
-        Some("nvidia") => {}
-        None => return Err(format!("the NVIDIA card at {} has no driver: install NVIDIA's", gpu.address)),
-        Some(other) => {
-            return Err(format!("the NVIDIA card at {} is driven by {other}, which cannot encode", gpu.address));
+/// Judges every engine for a task, best first.
+pub(super) fn judge(root: &Root, hardware: &Hardware, task: Task) -> Vec<Candidate> {
+    Engine::ALL.into_iter().flat_map(|engine| judge_engine(root, hardware, engine, task)).collect()
+}
+
+fn judge_engine(root: &Root, hardware: &Hardware, engine: Engine, task: Task) -> Vec<Candidate> {
+    let candidate = |device: Option<String>, judgement: Judgement| match judgement {
+        Ok((reason, nodes)) => Candidate { engine, device, verdict: Verdict::Accepted, reason, nodes },
+        Err(reason) => Candidate { engine, device, verdict: Verdict::Refused, reason, nodes: Vec::new() },
+    };
+    let each = |able: &dyn Fn(&Gpu) -> bool, judge: &dyn Fn(&Gpu) -> Judgement, none: &str| {
+        let gpus = hardware.gpus.iter().filter(|gpu| able(gpu));
+        let judged: Vec<_> = gpus.map(|gpu| candidate(Some(gpu.address.clone()), judge(gpu))).collect();
+        if judged.is_empty() { vec![candidate(None, Err(none.to_owned()))] } else { judged }
+    };
+    match engine {
+        Engine::Nvenc => each(
+            // The graphics of a Jetson, where they show on the bus, are the Jetson engine's.
+            &|gpu| gpu.vendor == NVIDIA && gpu.kind != GpuKind::Integrated,
+            &|gpu| nvidia::judge(root, hardware, gpu, task),
+            "no NVIDIA card on the bus",
+        ),
+        Engine::Jetson => vec![candidate(None, jetson::judge(root, hardware, task))],
+        Engine::Vaapi => each(
+            &|gpu| gpu.vendor == INTEL || gpu.vendor == AMD,
+            &|gpu| render(root, gpu, task),
+            "no Intel or AMD graphics on the bus",
+        ),
+        Engine::Qsv => each(
+            &|gpu| gpu.vendor == INTEL,
+            &|gpu| render(root, gpu, task).map(|(reason, nodes)| (format!("{reason}, by way of oneVPL"), nodes)),
+            "no Intel graphics on the bus",
+        ),
+        Engine::V4l2 => {
+            let judged = v4l2::judge(root, hardware, task);
+            judged.into_iter().map(|(device, judgement)| candidate(device, judgement)).collect()
+        }
+        Engine::Software => {
+            let threads = hardware.processor.threads;
+            vec![candidate(None, Ok((format!("{threads} processor threads; works everywhere"), Vec::new())))]
         }
     }
-    let names = read::names(root, "dev");
-    let wanted = |name: &String| {
-        let card = name
-            .strip_prefix("nvidia")
-            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
-        card || ["nvidiactl", "nvidia-uvm", "nvidia-modeset"].contains(&name.as_str())
-    };
-    let nodes: Vec<PathBuf> = names.into_iter().filter(wanted).map(|name| Path::new("/dev").join(name)).collect();
-    for needed in ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"] {
-        if !nodes.iter().any(|node| node == Path::new(needed)) {
-            return Err(format!("{needed} is missing: is nvidia-persistenced or nvidia-modprobe installed?"));
+}
+
+/// Intel's and AMD's engines, reached by a render node.
+fn render(root: &Root, gpu: &Gpu, task: Task) -> Judgement {
+    let described = gpu.described();
+    if !task.able(gpu) {
+        return Err(without_silicon(&described, gpu, task));
+    }
+    match (gpu.vendor, gpu.driver.as_deref()) {
+        (INTEL, Some("i915" | "xe")) | (AMD, Some("amdgpu" | "radeon")) => {}
+        (_, Some("vfio-pci")) => return Err(set_aside(&described)),
+        (INTEL, Some(other)) => return Err(format!("{described} is driven by {other}: it takes i915 or xe")),
+        (_, Some(other)) => return Err(format!("{described} is driven by {other}: it takes amdgpu")),
+        (INTEL, None) => {
+            return Err(format!("{described} has no driver: load i915 or xe, or a newer kernel for a newer card"));
         }
+        (_, None) => return Err(format!("{described} has no driver: load amdgpu and install its firmware")),
     }
-    Ok((format!("NVIDIA card {:04x} at {}", gpu.device, gpu.address), nodes))
-}
-
-fn jetson(root: &Path) -> Judgement {
-    let compatible = read::text(root, "proc/device-tree/compatible").ok_or("not a Jetson: no device tree")?;
-    if !compatible.split('\0').any(|part| part.starts_with("nvidia,tegra")) {
-        return Err("not a Jetson".to_owned());
-    }
-    let names = read::names(root, "dev");
-    let has_encoder = |name: &String| name == "nvhost-msenc" || name == "v4l2-nvenc";
-    if !names.iter().any(has_encoder) {
-        return Err("this Jetson has no encoder (Orin Nano) or its driver is not loaded".to_owned());
-    }
-    let wanted = |name: &String| {
-        let prefixes = ["nvhost-", "nvmap", "v4l2-nv", "nvidia"];
-        prefixes.iter().any(|prefix| name.starts_with(prefix))
+    let Some(node) = gpu.render_node.clone() else {
+        return Err(format!("the driver of {described} offers no render node"));
     };
-    let nodes = names.into_iter().filter(wanted).map(|name| Path::new("/dev").join(name)).collect();
-    Ok(("Jetson with an encoder".to_owned(), nodes))
+    if !root.exists(&node) {
+        return Err(format!("{} is missing: pass it into the container, or see udev", node.display()));
+    }
+    let driver = gpu.driver.as_deref().unwrap_or_default();
+    Ok((format!("{described}, driver {driver}"), vec![node]))
 }
 
-fn vaapi(root: &Path, hardware: &Hardware) -> Judgement {
-    let able = |gpu: &&Gpu| gpu.vendor == INTEL || gpu.vendor == AMD;
-    let gpu = hardware.gpus.iter().find(able).ok_or("no Intel or AMD graphics on the bus")?;
-    match gpu.driver.as_deref() {
-        Some("i915" | "xe" | "amdgpu" | "radeon") => {}
-        Some(other) => return Err(format!("the {} graphics are driven by {other}", gpu.vendor_name())),
-        None => return Err(format!("the {} graphics at {} have no driver", gpu.vendor_name(), gpu.address)),
+/// Silicon that lacks what a task takes.
+fn without_silicon(described: &str, gpu: &Gpu, task: Task) -> String {
+    match (task, gpu.decodes) {
+        (Task::Encode, true) => format!("{described} has no encoder: it can decode, and the processor encode"),
+        (Task::Encode, false) => format!("{described} has no encoder"),
+        (Task::Decode, _) => format!("{described} has no decoder"),
     }
-    let node = gpu.render_node.clone().ok_or("the graphics driver offers no render node")?;
-    if !read::below(root, &node).exists() {
-        return Err(format!("{} is missing", node.display()));
-    }
-    Ok((format!("{} graphics {:04x} at {}", gpu.vendor_name(), gpu.device, gpu.address), vec![node]))
 }
 
-/// Names of stateful encoders begin or end in their own ways; cameras and decoders must not pass.
-const V4L2_ENCODERS: [&str; 5] = ["bcm2835-codec-encode", "wave5-enc", "venus-encoder", "s5p-mfc-enc", "coda-encoder"];
-
-fn v4l2(root: &Path, hardware: &Hardware) -> Judgement {
-    if hardware.video_devices.is_empty() {
-        return Err("no video devices".to_owned());
-    }
-    let named = |name: &str| V4L2_ENCODERS.iter().any(|known| name.to_ascii_lowercase().contains(known));
-    let encoder = hardware.video_devices.iter().find(|device| named(&device.name));
-    let encoder = encoder.ok_or("none of the video devices is an encoder we know")?;
-    if !read::below(root, &encoder.node).exists() {
-        return Err(format!("{} is missing", encoder.node.display()));
-    }
-    Ok((encoder.name.clone(), vec![encoder.node.clone()]))
-}
-
-fn software(hardware: &Hardware) -> Judgement {
-    let threads = hardware.processor.threads;
-    Ok((format!("{threads} processor threads; works everywhere"), Vec::new()))
+fn set_aside(described: &str) -> String {
+    format!("{described} is set aside for a virtual machine (vfio-pci): give it back to its driver")
 }

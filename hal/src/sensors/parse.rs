@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Memory, Traffic};
-use crate::units::{Bytes, Celsius, Percent, Watts};
+use crate::units::{Amperes, Bytes, Celsius, Percent, Volts, Watts};
 
 /// Processor time since the start, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,23 @@ pub(super) fn microwatts(value: i64) -> Option<Watts> {
     #[expect(clippy::cast_precision_loss, reason = "at most 10000000, which an f32 holds exactly")]
     let watts = milliwatts as f32 / 1000.0;
     Some(Watts(watts))
+}
+
+/// Thousandths of a volt; `None` where no board can be.
+pub(super) fn millivolts(value: i64) -> Option<Volts> {
+    thousandths(value, -100_000..=1_000_000).map(Volts)
+}
+
+/// Thousandths of an ampere; `None` where no board can be.
+pub(super) fn milliamperes(value: i64) -> Option<Amperes> {
+    thousandths(value, -1_000_000..=1_000_000).map(Amperes)
+}
+
+fn thousandths(value: i64, sane: std::ops::RangeInclusive<i32>) -> Option<f32> {
+    let value = i32::try_from(value).ok().filter(|value| sane.contains(value))?;
+    #[expect(clippy::cast_precision_loss, reason = "at most a million, which an f32 holds exactly")]
+    let value = value as f32;
+    Some(value / 1000.0)
 }
 
 #[cfg(test)]
