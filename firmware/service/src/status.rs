@@ -13,6 +13,8 @@ use tokio::sync::watch;
 const MAX_DOCUMENT: u64 = 256 * 1024;
 /// How long one exchange may take.
 const EXCHANGE: Duration = Duration::from_secs(2);
+/// How long to wait after a reader could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What `millrace-node` says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -235,7 +237,15 @@ pub async fn serve_status(
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     loop {
-        let (mut stream, _) = listener.accept().await?;
+        let mut stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Descriptors may have run out; the daemon is worth more than its status.
+                tracing::warn!(%error, "status reader was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let document = serde_json::to_vec(&*status.borrow()).map_err(std::io::Error::other)?;
         let answer = async { stream.write_all(&document).await };
         match tokio::time::timeout(EXCHANGE, answer).await {
