@@ -37,7 +37,7 @@ clippy:
 
 # Documentation builds without a warning
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps --lib --quiet
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --release --workspace --no-deps --lib --document-private-items --quiet
 
 # Who may depend on what: the architecture is a check, not a wish
 architecture:

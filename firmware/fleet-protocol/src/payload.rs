@@ -1,4 +1,4 @@
-//! What messages say. Every type reads itself from hostile bytes with all checks done: [`strict`](crate::strict)
+//! What messages say. Every type reads itself from hostile bytes with all checks done: [`crate::strict`]
 //! limits first, then shape, then meaning. Unknown fields are ignored, so that newer peers are understood.
 
 use serde::de::DeserializeOwned;

@@ -1,7 +1,7 @@
 //! A paying gateway: find an orchestrator, pay it, use it.
 //!
 //! The other side of walk 1. [`Gateway`] discovers, [`Session`] pays for one segment and fetches its renditions,
-//! [`push`] drives a whole stream and writes a playable ladder. It behaves as the stock gateway does where the
+//! [`push()`] drives a whole stream and writes a playable ladder. It behaves as the stock gateway does where the
 //! network depends on it, and holds no key: whoever uses it brings a [`TicketSigner`].
 #![forbid(unsafe_code)]
 
