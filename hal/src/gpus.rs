@@ -1,7 +1,8 @@
 //! How the graphics processors feel.
 //!
 //! NVIDIA's are asked through NVML, their driver's library, opened at run time; the others through their drivers'
-//! files. A machine without either has no readings, which is no error.
+//! files. A machine without either has no readings, which is no error. The feature `nvml` leaves NVML out of programs
+//! that have no use for it.
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +12,10 @@ use crate::read::Root;
 use crate::units::{Bytes, Celsius, Megahertz, Percent, Watts};
 
 mod files;
+#[cfg(feature = "nvml")]
+mod nvml;
+#[cfg(not(feature = "nvml"))]
+#[path = "gpus/without_nvml.rs"]
 mod nvml;
 
 /// Takes the readings of all graphics processors.

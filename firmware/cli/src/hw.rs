@@ -3,6 +3,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 use millrace_hal::encoders::{Hardware, detect};
+use millrace_hal::{
+    Candidate, GpuReadings, Gpus as _, LinuxGpus, LinuxSensors, LinuxWatchdog, PowerModes, Readings, Sensors as _,
+    Watchdog as _, WatchdogState, snapshot,
+};
 use sandbox::message::Ready;
 use serde::Serialize;
 
@@ -16,7 +20,8 @@ use crate::{table, text, worker};
 
 Examples:
   millrace hw
-  millrace hw --json"
+  millrace hw --json
+  sudo millrace hw --snapshot > box.tree"
 )]
 pub(crate) struct Args {
     /// The worker program. Default: millrace-worker beside this program, or in PATH
@@ -28,23 +33,47 @@ pub(crate) struct Args {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Print all files that were looked at instead, to send along with a question; serial numbers are left out
+    #[arg(long, conflicts_with = "json")]
+    snapshot: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     hardware: Hardware,
+    /// Changes when what was proved must be proved again.
+    fingerprint: String,
+    readings: Readings,
+    gpus: Vec<GpuReadings>,
+    power_modes: PowerModes,
+    watchdog: Option<WatchdogState>,
     worker: Option<Ready>,
     worker_error: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> failure::Result {
+    let root = Path::new("/");
+    if args.snapshot {
+        print!("{}", snapshot::take(root));
+        return Ok(Outcome::Done);
+    }
     let started = worker::find(args.worker.as_deref()).and_then(|program| worker::start(&program, args.verbose));
     let (ready, error) = match started {
         Ok((_worker, ready)) => (Some(ready), None),
         Err(failure) => (None, Some(failure)),
     };
     let worker_error = error.as_ref().map(ToString::to_string);
-    let report = Report { hardware: detect(Path::new("/")), worker: ready, worker_error };
+    let hardware = detect(root);
+    let report = Report {
+        fingerprint: hardware.fingerprint().hash,
+        hardware,
+        readings: LinuxSensors::new(root, Vec::new()).read(),
+        gpus: LinuxGpus::new(root).read(),
+        power_modes: PowerModes::read(root),
+        watchdog: LinuxWatchdog::new(root).state(),
+        worker: ready,
+        worker_error,
+    };
     if args.json {
         table::json(&report)?;
     } else {
@@ -57,11 +86,14 @@ fn print(report: &Report) {
     let hardware = &report.hardware;
     let identity = &hardware.identity;
     let processor = &hardware.processor;
+    let made = [identity.vendor.clone(), identity.model.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    let drivers: Vec<_> = hardware.drivers.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let modes = &report.power_modes;
+    let mode = modes.jetson.as_ref().and_then(|jetson| jetson.name()).or(modes.profile.as_deref());
+    let caps = modes.caps.iter().map(|cap| format!("{} {} {}", cap.zone, cap.constraint, cap.limit));
     table::facts(&[
-        (
-            "board",
-            [identity.vendor.clone(), identity.model.clone()].into_iter().flatten().collect::<Vec<_>>().join(" "),
-        ),
+        ("board", if made.is_empty() { hardware.board.to_string() } else { format!("{} ({made})", hardware.board) }),
+        ("runs under", hardware.hypervisor.clone().unwrap_or_default()),
         ("system", identity.system.clone().unwrap_or_default()),
         ("kernel", identity.kernel.clone().unwrap_or_default()),
         (
@@ -75,23 +107,85 @@ fn print(report: &Report) {
             ),
         ),
         ("memory", hardware.memory.map(|memory| text::bytes(memory.0)).unwrap_or_default()),
+        ("drivers", drivers.join(", ")),
+        ("power mode", mode.unwrap_or_default().to_owned()),
+        ("power caps", caps.collect::<Vec<_>>().join(", ")),
+        ("fingerprint", report.fingerprint.chars().take(16).collect()),
     ]);
     println!();
     for gpu in &hardware.gpus {
         let driver = gpu.driver.clone().unwrap_or_else(|| "no driver".to_owned());
-        println!("gpu  {} {:04x}:{:04x} at {}, {driver}", gpu.vendor_name(), gpu.vendor, gpu.device, gpu.address);
+        println!("gpu  {}, {:04x}:{:04x}, {driver}", gpu.described(), gpu.vendor, gpu.device);
     }
-    let row = |candidate: &millrace_hal::Candidate| {
-        let verdict = format!("{:?}", candidate.verdict).to_lowercase();
-        vec![candidate.engine.name().to_owned(), verdict, candidate.reason.clone()]
-    };
-    let rows: Vec<_> = hardware.candidates.iter().map(row).collect();
-    table::print(&["engine", "detected", "why"], &rows);
+    print_candidates("encoder", &hardware.candidates);
     println!();
+    print_candidates("decoder", &hardware.decoders);
+    println!();
+    let feelings = feelings(report);
+    if feelings.iter().any(|(_, said)| !said.is_empty()) {
+        table::facts(&feelings);
+        println!();
+    }
     match &report.worker {
         Some(ready) => print_ready(ready),
         None => println!("worker  none could be started"),
     }
+}
+
+fn print_candidates(what: &str, candidates: &[Candidate]) {
+    let row = |candidate: &Candidate| {
+        let verdict = format!("{:?}", candidate.verdict).to_lowercase();
+        vec![candidate.engine.name().to_owned(), verdict, candidate.reason.clone()]
+    };
+    table::print(&[what, "detected", "why"], &candidates.iter().map(row).collect::<Vec<_>>());
+}
+
+/// How the box feels: a line for each kind of reading, and one for each graphics processor.
+fn feelings(report: &Report) -> Vec<(&'static str, String)> {
+    let readings = &report.readings;
+    let fans = readings.fans.iter().filter_map(|(name, fan)| Some(format!("{name} {} rpm", fan.rpm?)));
+    let throttle = &readings.throttle;
+    let mut held = Vec::new();
+    held.extend(
+        Some(throttle.heat_events()).filter(|events| *events > 0).map(|events| format!("{events} times for heat")),
+    );
+    held.extend(
+        Some(throttle.power_events()).filter(|events| *events > 0).map(|events| format!("{events} times for power")),
+    );
+    held.extend(throttle.for_heat().then(|| "for heat now".to_owned()));
+    held.extend((throttle.under_voltage == Some(true)).then(|| "for low voltage now".to_owned()));
+    let mut facts = vec![
+        ("hottest", readings.hottest().map(|(name, celsius)| format!("{celsius} ({name})")).unwrap_or_default()),
+        ("power", readings.drawn().map(|watts| watts.to_string()).unwrap_or_default()),
+        ("fans", fans.collect::<Vec<_>>().join(", ")),
+        ("held back", held.join(", ")),
+    ];
+    if let Some(watchdog) = &report.watchdog {
+        let armed = if watchdog.armed { "armed" } else { "not armed" };
+        let reset = format!("{:?}", watchdog.last_reset).to_lowercase();
+        facts.push(("watchdog", format!("{}, {armed}, last start: {reset}", watchdog.name)));
+    }
+    facts.extend(report.gpus.iter().map(|gpu| ("graphics", graphics(gpu))));
+    facts
+}
+
+fn graphics(gpu: &GpuReadings) -> String {
+    if let Some(fault) = &gpu.fault {
+        return format!("{}: {fault}", gpu.address);
+    }
+    let told = [
+        gpu.temperature.map(|celsius| celsius.to_string()),
+        gpu.power.map(|watts| watts.to_string()),
+        gpu.power_limit.map(|limit| format!("may draw {limit}")),
+        gpu.busy.map(|busy| format!("busy {busy}")),
+        gpu.encoder.map(|busy| format!("encoder {busy}")),
+        gpu.decoder.map(|busy| format!("decoder {busy}")),
+        gpu.memory_used.zip(gpu.memory_total).map(|(used, total)| format!("memory {used} of {total}")),
+        gpu.ecc_uncorrected.filter(|errors| *errors > 0).map(|errors| format!("{errors} memory errors")),
+        Some(format!("held back: {:?}", gpu.throttle)).filter(|_| !gpu.throttle.is_empty()),
+    ];
+    let told: Vec<_> = told.into_iter().flatten().collect();
+    format!("{}: {}", gpu.address, if told.is_empty() { "says nothing".to_owned() } else { told.join(", ") })
 }
 
 fn print_ready(ready: &Ready) {
@@ -106,5 +200,28 @@ fn print_ready(ready: &Ready) {
     }
     for (layer, why) in &ready.missing_layers {
         println!("jail lacks  {layer}: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_hal::gpus::ThrottleReason;
+    use millrace_hal::{Celsius, Percent};
+
+    use super::*;
+
+    #[test]
+    fn graphics_say_what_they_know_and_no_more() {
+        let quiet = GpuReadings { address: "0000:01:00.0".into(), ..GpuReadings::default() };
+        assert_eq!(graphics(&quiet), "0000:01:00.0: says nothing");
+        let busy = GpuReadings {
+            temperature: Some(Celsius(71.0)),
+            encoder: Some(Percent(81.0)),
+            throttle: vec![ThrottleReason::Heat],
+            ..quiet.clone()
+        };
+        assert_eq!(graphics(&busy), "0000:01:00.0: 71.0 °C, encoder 81 %, held back: [Heat]");
+        let lost = GpuReadings { fault: Some("it fell off the bus".into()), ..quiet };
+        assert_eq!(graphics(&lost), "0000:01:00.0: it fell off the bus");
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Sample {
     pub(crate) oom_kills: Option<u64>,
     /// Hottest sensor, degrees Celsius.
     pub(crate) celsius: Option<f64>,
-    /// Power drawn by all rails together, watts.
+    /// Power drawn by all that is measured, no rail counted twice, watts.
     pub(crate) watts: Option<f64>,
     /// Seconds since boot.
     pub(crate) uptime_s: Option<u64>,
@@ -50,7 +50,6 @@ impl Probe {
     /// Look once. Reads files: not from an async task's own thread.
     pub(crate) fn sample(&self) -> Sample {
         let readings = self.sensors.read();
-        let watts: f32 = readings.power.values().map(|watts| watts.0).sum();
         Sample {
             cpu_percent: readings.cpu.map(|percent| tenth(percent.0)),
             load1: readings.load.map(|[one, ..]| tenth(one)),
@@ -62,7 +61,7 @@ impl Probe {
             io_pressure: pressure(&read("/proc/pressure/io")),
             oom_kills: field(&read("/proc/vmstat"), "oom_kill"),
             celsius: readings.hottest().map(|(_, celsius)| tenth(celsius.0)),
-            watts: (!readings.power.is_empty()).then(|| tenth(watts)),
+            watts: readings.drawn().map(|watts| tenth(watts.0)),
             uptime_s: readings.uptime.map(|uptime| uptime.as_secs()),
             disk_percent: readings.disks.get(&self.state_dir).map(|disk| tenth(disk.used().0)),
             read_only: statvfs(&self.state_dir).ok().map(|disk| disk.flags().contains(FsFlags::ST_RDONLY)),

@@ -1,10 +1,14 @@
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[cfg(feature = "nvml")]
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::*;
 use crate::read::fixture;
 
 /// Builds a library with NVML's functions that tells of two cards, one of them lost.
+#[cfg(feature = "nvml")]
 fn library(dir: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/hal/nvml.c");
     let library = dir.join("libnvidia-ml.so.1");
@@ -13,6 +17,7 @@ fn library(dir: &Path) -> PathBuf {
     library
 }
 
+#[cfg(feature = "nvml")]
 #[test]
 fn cards_are_read_through_the_library_and_what_it_lacks_is_missing() {
     let dir = tempfile::tempdir().unwrap();
