@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fleet_protocol::{BoxId, FleetId};
 use serde::Deserialize;
+use service::MutualTls;
 
 /// The documented example, also shown by `--help`.
 pub(crate) const EXAMPLE: &str = include_str!("../controller.toml");
@@ -56,7 +57,7 @@ pub(crate) struct Config {
     #[serde(default = "keep_days")]
     pub(crate) keep_days: u32,
     pub(crate) broker: Broker,
-    pub(crate) tls: TlsFiles,
+    pub(crate) tls: MutualTls,
     #[serde(default)]
     pub(crate) boxes: Vec<Enrolled>,
 }
@@ -71,14 +72,6 @@ pub(crate) struct Broker {
     pub(crate) client_id: String,
     #[serde(default = "keepalive_s")]
     pub(crate) keepalive_s: u32,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TlsFiles {
-    pub(crate) ca: PathBuf,
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -3,8 +3,6 @@
 //! A clean session on purpose: a broker's queue would deliver old births as if they were live. What was missed while
 //! away comes again because the boxes see our connection number change and send everything unacknowledged.
 
-mod tls;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -26,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ingest::{Input, Output, presence_message};
-pub(crate) use tls::client as tls_client;
 
 /// Our own window of unacknowledged publishes.
 const WINDOW: usize = 16;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fleet_protocol::{BoxId, FleetId};
 use serde::Deserialize;
+use service::MutualTls;
 
 /// The documented example, also shown by `--help`.
 pub(crate) const EXAMPLE: &str = include_str!("../fleet.toml");
@@ -39,7 +40,7 @@ pub(crate) struct Config {
     #[serde(default = "node_status")]
     pub(crate) node_status: PathBuf,
     pub(crate) brokers: Vec<BrokerAddress>,
-    pub(crate) tls: TlsFiles,
+    pub(crate) tls: MutualTls,
     #[serde(default)]
     pub(crate) periods: Periods,
     #[serde(default)]
@@ -56,14 +57,6 @@ pub(crate) struct BrokerAddress {
     pub(crate) host: String,
     #[serde(default = "port")]
     pub(crate) port: u16,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TlsFiles {
-    pub(crate) ca: PathBuf,
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]

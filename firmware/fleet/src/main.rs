@@ -67,7 +67,7 @@ fn main() -> Exit {
         Ok(config) => config,
         Err(error) => return Exit::because(ExitReason::Config, error),
     };
-    let tls = match mqtt::tls_client(&config.tls) {
+    let tls = match config.tls.client_config() {
         Ok(tls) => tls,
         Err(error) => return Exit::because(ExitReason::Config, error),
     };

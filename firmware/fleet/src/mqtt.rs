@@ -14,7 +14,6 @@ mod cause;
 mod documents;
 mod inbound;
 mod obey;
-mod tls;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -44,7 +43,6 @@ use crate::identity::Identity;
 use crate::outbox::{self, Content, Item, Outbox};
 use crate::reconnect::{Backoff, Cause, FAILURES_PER_BROKER, Policy, boot_delay};
 use crate::spool::SpoolError;
-pub(crate) use tls::client as tls_client;
 
 /// Our own window of unacknowledged publishes.
 const WINDOW: usize = 16;
