@@ -3,12 +3,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::board::Board;
 use crate::encoders::{Engine, Hardware, detect};
 use crate::gpus::{Gpus as _, LinuxGpus};
 use crate::power::PowerModes;
+use crate::read::scratch;
 use crate::sensors::{LinuxSensors, Readings, Sensors as _};
 use crate::thermal::Thermal;
 use crate::watchdog::{LastReset, LinuxWatchdog, Watchdog as _};
@@ -20,7 +22,7 @@ fn machines() -> PathBuf {
 
 fn unpacked(name: &str) -> TempDir {
     let text = fs::read_to_string(machines().join(format!("{name}.tree"))).unwrap();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     snapshot::unpack(&text, dir.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
     dir
 }
@@ -217,7 +219,7 @@ fn a_new_driver_changes_the_fingerprint_and_a_new_serial_number_does_not() {
 fn a_snapshot_of_a_machine_is_the_machine() {
     for machine in &MACHINES {
         let original = unpacked(machine.name);
-        let copy = tempfile::tempdir().unwrap();
+        let copy = scratch();
         snapshot::unpack(&snapshot::take(original.path()), copy.path()).unwrap();
         assert_eq!(detect(copy.path()).fingerprint().text, detect(original.path()).fingerprint().text);
         let read = |dir: &Path| LinuxSensors::new(dir, Vec::new()).read();
@@ -315,5 +317,57 @@ fn no_machine_at_rest_is_held_down() {
             let derate = thermal.step(&sensors.read(), &gpus.read(), now);
             assert_eq!(derate.percent, Percent(100.0), "{}: {:?}", machine.name, derate.reasons);
         }
+    }
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut all = Vec::new();
+    for entry in entries {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            all.extend(files(&entry.path()));
+        } else if kind.is_file() {
+            all.push(entry.path());
+        }
+    }
+    all.sort();
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_machine_gone_mad_is_read_without_harm(
+        machine in 0..MACHINES.len(),
+        texts in proptest::collection::vec(prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..200),
+            any::<i64>().prop_map(|number| format!("{number}\n").into_bytes()),
+            any::<u64>().prop_map(|number| format!("0x{number:x}\n").into_bytes()),
+            any::<f64>().prop_map(|number| format!("{number} {number} {number}\n").into_bytes()),
+        ], 1..40),
+        spared in any::<u64>(),
+    ) {
+        let dir = unpacked(MACHINES[machine].name);
+        for (number, file) in files(dir.path()).into_iter().enumerate() {
+            // Some files stay as they are, so that what depends on them is reached.
+            if spared >> (number % 64) & 1 == 0 {
+                fs::write(file, &texts[number % texts.len()]).unwrap();
+            }
+        }
+        let found = detect(dir.path());
+        prop_assert!(found.accepted().any(|candidate| candidate.engine == Software));
+        prop_assert!(found.fingerprint().text.len() < 64 * 1024);
+        let sensors = LinuxSensors::new(dir.path(), Vec::new());
+        let (first, second) = (sensors.read(), sensors.read());
+        prop_assert!(first.temperatures.len() < 100 && first.power.values().all(|watts| watts.0.is_finite()));
+        let gpus = LinuxGpus::new(dir.path()).read();
+        let _ = (PowerModes::read(dir.path()), LinuxWatchdog::new(dir.path()).state());
+        let percent = Thermal::default().step(&second, &gpus, std::time::Duration::from_secs(1)).percent.0;
+        prop_assert!((0.0..=100.0).contains(&percent));
+        let copy = scratch();
+        snapshot::unpack(&snapshot::take(dir.path()), copy.path()).unwrap();
     }
 }

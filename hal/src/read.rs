@@ -126,10 +126,16 @@ fn relative(path: &Path) -> &Path {
     components.as_path()
 }
 
+/// A temporary directory, in memory where it can be: fixtures are hundreds of small files.
+#[cfg(test)]
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// A fixture: files below a temporary root.
 #[cfg(test)]
 pub(crate) fn fixture(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     for (path, text) in files {
         let path = root.path().join(relative(Path::new(path)));
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -268,6 +268,24 @@ mod tests {
     }
 
     #[test]
+    fn a_critical_temperature_that_firmware_made_up_is_left_out() {
+        let root = fixture(&[
+            ("sys/class/thermal/thermal_zone0/type", "a\n"),
+            ("sys/class/thermal/thermal_zone0/temp", "40000\n"),
+            ("sys/class/thermal/thermal_zone0/trip_point_0_type", "critical\n"),
+            ("sys/class/thermal/thermal_zone0/trip_point_0_temp", "0\n"),
+            ("sys/class/thermal/thermal_zone1/type", "b\n"),
+            ("sys/class/thermal/thermal_zone1/temp", "40000\n"),
+            ("sys/class/thermal/thermal_zone1/trip_point_0_type", "passive\n"),
+            ("sys/class/thermal/thermal_zone1/trip_point_0_temp", "80000\n"),
+            ("sys/class/thermal/thermal_zone1/trip_point_1_type", "critical\n"),
+            ("sys/class/thermal/thermal_zone1/trip_point_1_temp", "105000\n"),
+        ]);
+        let critical = LinuxSensors::new(root.path(), Vec::new()).read().critical;
+        assert_eq!(critical, BTreeMap::from([("b".to_owned(), Celsius(105.0))]));
+    }
+
+    #[test]
     fn processor_use_is_told_from_the_second_reading_on() {
         let root = fixture(&[("proc/stat", "cpu  100 0 100 800 0 0 0 0 0 0\n")]);
         let sensors = LinuxSensors::new(root.path(), Vec::new());

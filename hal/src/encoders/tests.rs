@@ -102,6 +102,8 @@ fn this_very_machine_can_at_least_encode_in_software() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn hostile_files_do_not_upset_detection(text in "(?s).{0,200}") {
         let files = [
