@@ -29,6 +29,7 @@ only rusqlite millrace-controller
 only landlock sandbox
 only seccompiler sandbox
 only axum orchestrator millrace-controller
+only nvml-wrapper millrace-hal
 
 # never CRATE: nowhere in the whole tree
 tree=$(cargo tree --locked --workspace --prefix none --edges normal,build --target all --format '{p}' | sort -u)
@@ -56,7 +57,7 @@ apart() {
     fi
   done
 }
-apart millrace-signer ethers gstreamer sled hyper rumqttc
+apart millrace-signer ethers gstreamer sled hyper rumqttc nvml-wrapper
 apart millrace-node gstreamer rumqttc
 apart millrace-worker tokio ethers sled hyper rumqttc
 apart livepeer tokio ethers gstreamer sled
