@@ -24,7 +24,7 @@ use orchestrator::{Redeemer, RedeemerConfig, SignError};
 use proptest::prelude::*;
 use tokio::sync::watch;
 
-use self::chain::{FACE, Fault, Point, SimChain, SimSigner};
+use self::chain::{FACE, FINAL, Fault, Point, SimChain, SimSigner};
 
 /// Who is paid here.
 const US: Address = Address(primitive_types::H160([0x0b; 20]));
@@ -79,7 +79,7 @@ fn win(ledger: &Ledger, count: u32) -> Vec<H256> {
 }
 
 fn quick() -> RedeemerConfig {
-    RedeemerConfig { confirmations: 3, doubt_s: 60, stuck_after_s: 40, ..RedeemerConfig::default() }
+    RedeemerConfig { confirmations: FINAL, doubt_s: 60, stuck_after_s: 40, ..RedeemerConfig::default() }
 }
 
 fn redeemer(chain: &SimChain, ledger: &Ledger) -> (Redeemer<SimChain, SimSigner>, watch::Receiver<RedeemerReport>) {
@@ -427,6 +427,7 @@ proptest! {
             let (mut redeemer, _report) = redeemer(&chain, &ledger);
             work(&chain, &mut redeemer, 150).await;
             assert_eq!(confirmed(&ledger, &winners), 3, "{:?}", chain.world());
+            assert_eq!(chain.world().paid.len(), 3, "what the ledger believes, the chain has paid");
             check_sound(&chain);
         });
     }

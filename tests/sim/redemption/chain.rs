@@ -13,6 +13,9 @@ use orchestrator::{SignError, Signer};
 use signer_protocol::SignedTransaction;
 use tokio::sync::{Notify, watch};
 
+/// Blocks on top of a transaction after which it cannot be undone; the redeemer is told the same depth.
+pub(crate) const FINAL: u64 = 3;
+
 /// What one transaction costs here.
 pub(crate) const COST: u64 = 1_000;
 
@@ -149,15 +152,19 @@ impl SimChain {
         (world.head.round, world.head.last_initialized_round) = (Round(round), Round(round));
     }
 
-    /// Takes mined transactions out of their blocks again.
+    /// Forgets the newest blocks, and every transaction that was in them or waiting. What lies under
+    /// [`FINAL`] blocks stays: that is what the depth is for.
     pub(crate) fn reorganise(&self) {
         let mut world = self.world();
-        let tickets: Vec<H256> = world.sent.values().filter(|sent| sent.mined.is_some()).map(|s| s.ticket).collect();
+        let head = world.head.l2_block.0;
+        let is_final = |sent: &Sent| sent.mined.is_some_and(|(block, _)| head - block.0 >= FINAL);
+        let undone: Vec<Sent> =
+            world.sent.values().filter(|sent| sent.mined.is_some() && !is_final(sent)).cloned().collect();
+        let tickets: BTreeSet<H256> = undone.iter().map(|sent| sent.ticket).collect();
         world.used.retain(|ticket| !tickets.contains(ticket));
         world.paid.retain(|(ticket, _)| !tickets.contains(ticket));
-        let lowest = world.sent.values().filter(|sent| sent.mined.is_some()).map(|sent| sent.nonce).min();
-        world.next_nonce = lowest.unwrap_or(world.next_nonce);
-        world.sent.clear();
+        world.next_nonce = undone.iter().map(|sent| sent.nonce).min().unwrap_or(world.next_nonce);
+        world.sent.retain(|_, sent| is_final(sent));
     }
 
     /// Somebody else redeems a ticket.
