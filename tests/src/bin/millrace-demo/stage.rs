@@ -338,7 +338,7 @@ fn controller_toml(run: &Path, broker: &Broker, port: u16) -> Result<String> {
     let files = broker.client_cert(CONTROLLER)?;
     Ok(format!(
         "fleet = \"{FLEET}\"\nname = \"main\"\ndatabase = {:?}\nlisten = \"127.0.0.1:{port}\"\nauto_enrol = true\n\
-         ack_s = 2\nwindow_s = 5\n[broker]\nhost = \"localhost\"\nport = {}\nclient_id = \"{CONTROLLER}\"\n\
+         ack_s = 2\nwindow_s = 5\n[broker]\nhost = \"127.0.0.1\"\nport = {}\nclient_id = \"{CONTROLLER}\"\n\
          [tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
         run.join("fleet.db"),
         broker.port(),
@@ -352,7 +352,7 @@ fn fleet_toml(run: &Path, broker: &Broker) -> Result<String> {
     let files = broker.client_cert(BOX)?;
     Ok(format!(
         "box = \"{BOX}\"\nfleet = \"{FLEET}\"\nstate_dir = {:?}\nnode_status = {:?}\n\
-         [[brokers]]\nhost = \"localhost\"\nport = {}\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n\
+         [[brokers]]\nhost = \"127.0.0.1\"\nport = {}\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n\
          [periods]\nheartbeat_s = 2\nvitals_s = 5\nstreams_s = 5\nearnings_s = 5\n[link]\nwindow_s = 1\n",
         run.join("fleet"),
         run.join("node.sock"),
