@@ -19,7 +19,7 @@ demo *args: build
 
 # Every test that needs no special hardware
 test *args: build
-    cargo test --locked --release --workspace {{ args }}
+    cargo test --locked --release --workspace --no-fail-fast {{ args }}
 
 # What a commit must pass: formatting, lints, docs, the dependency rules, the units
 check: fmt-check clippy doc architecture units-verify
