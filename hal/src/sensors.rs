@@ -103,7 +103,7 @@ pub struct Memory {
 /// One file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Disk {
-    /// All of it.
+    /// All of it but what is kept back for root.
     pub total: Bytes,
     /// What an ordinary user can still write.
     pub free: Bytes,
@@ -112,7 +112,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Share in use, counting what is reserved for root as used.
+    /// Share in use of what an ordinary user may use, as `df` counts it.
     #[must_use]
     pub fn used(&self) -> Percent {
         let per_mille = self.free.0.saturating_mul(1000).checked_div(self.total.0).unwrap_or(0).min(1000);
@@ -201,7 +201,8 @@ impl Sensors for LinuxSensors {
 fn disk(path: &Path) -> Option<Disk> {
     let stat = statvfs(path).ok()?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.fragment_size()));
-    Some(Disk { total: bytes(stat.blocks()), free: bytes(stat.blocks_available()), free_files: stat.files_available() })
+    let (used, free) = (stat.blocks().saturating_sub(stat.blocks_free()), stat.blocks_available());
+    Some(Disk { total: bytes(used.saturating_add(free)), free: bytes(free), free_files: stat.files_available() })
 }
 
 /// A name that is not yet taken; a second sensor of the same name gets a number.
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_counts_what_is_reserved_as_used() {
+    fn a_disk_is_as_full_as_what_may_be_used_of_it() {
         let disk = Disk { total: Bytes(1000), free: Bytes(250), free_files: 1 };
         assert_eq!(disk.used(), Percent(75.0));
         assert_eq!(Disk::default().used(), Percent(100.0));
