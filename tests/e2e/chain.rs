@@ -338,7 +338,15 @@ async fn settled(broker: &EthBroker, hash: H256, nonce: u64) -> TransactionStatu
     let mined = async {
         loop {
             let status = broker.transaction_status(hash, hot().address(), nonce).await.unwrap();
-            if !matches!(status, TransactionStatus::Pending | TransactionStatus::Unknown) {
+            // The head is read before the receipt: a block mined between the two counts as no confirmation yet.
+            let early = matches!(
+                status,
+                TransactionStatus::Pending
+                    | TransactionStatus::Unknown
+                    | TransactionStatus::Mined { confirmations: 0, .. }
+                    | TransactionStatus::Reverted { confirmations: 0, .. }
+            );
+            if !early {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
