@@ -7,9 +7,6 @@ use livepeer::wire::net;
 
 /// Abilities every transcoder has always had; a node that says nothing has these.
 const LEGACY: std::ops::RangeInclusive<u32> = 0..=11;
-/// Encoding VP8 and VP9: no orchestrator of today offers it.
-const VP8_ENCODE: u32 = 19;
-const VP9_ENCODE: u32 = 20;
 
 /// The capabilities a stream of this input codec with these profiles needs.
 #[must_use]
@@ -17,7 +14,10 @@ pub fn needs(input: mpegts::VideoCodec, profiles: &[Profile]) -> CapabilitySet {
     let mut needs = vec![Capability::AuthToken as u32, Capability::StorageDirect as u32];
     needs.push(match input {
         mpegts::VideoCodec::H265 => Capability::HevcDecode as u32,
-        mpegts::VideoCodec::H264 | mpegts::VideoCodec::Other(_) => Capability::H264 as u32,
+        mpegts::VideoCodec::Vp8 => Capability::Vp8Decode as u32,
+        mpegts::VideoCodec::Vp9 => Capability::Vp9Decode as u32,
+        // The network has no number for others.
+        mpegts::VideoCodec::H264 | mpegts::VideoCodec::Av1 | mpegts::VideoCodec::Other(_) => Capability::H264 as u32,
     });
     for profile in profiles {
         needs.push(match profile.container {
@@ -27,8 +27,8 @@ pub fn needs(input: mpegts::VideoCodec, profiles: &[Profile]) -> CapabilitySet {
         needs.push(match profile.codec {
             VideoCodec::H264 => Capability::H264 as u32,
             VideoCodec::H265 => Capability::HevcEncode as u32,
-            VideoCodec::Vp8 => VP8_ENCODE,
-            VideoCodec::Vp9 => VP9_ENCODE,
+            VideoCodec::Vp8 => Capability::Vp8Encode as u32,
+            VideoCodec::Vp9 => Capability::Vp9Encode as u32,
         });
         needs.extend(match profile.codec_profile {
             CodecProfile::EncoderDefault => None,

@@ -26,6 +26,8 @@ pub enum Capability {
     HevcEncode = 16,
     Vp8Decode = 17,
     Vp9Decode = 18,
+    Vp8Encode = 19,
+    Vp9Encode = 20,
     H264Decode444 = 21,
     H264Decode422 = 22,
     H264Decode444Ten = 23,

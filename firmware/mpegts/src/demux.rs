@@ -19,6 +19,12 @@ pub enum VideoCodec {
     H264,
     /// HEVC.
     H265,
+    /// VP8; no transport stream carries it, an MP4 may.
+    Vp8,
+    /// VP9; likewise.
+    Vp9,
+    /// AV1; likewise.
+    Av1,
     /// Something we know to be video but cannot take apart; its `stream_type`.
     Other(u8),
 }
@@ -175,7 +181,7 @@ fn looks_like_program_table(payload: &[u8]) -> bool {
 }
 
 /// The first video and the first audio entry.
-fn choose(entries: &[Entry]) -> (Option<(Entry, VideoCodec)>, Option<Entry>) {
+pub(crate) fn choose(entries: &[Entry]) -> (Option<(Entry, VideoCodec)>, Option<Entry>) {
     let video = entries.iter().find_map(|e| video_codec(e).map(|codec| (e.clone(), codec)));
     let audio = entries.iter().find(|e| is_audio(e)).cloned();
     (video, audio)

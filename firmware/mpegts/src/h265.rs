@@ -13,6 +13,12 @@ pub struct Sps {
     pub width: u32,
     /// Height of the picture after cropping.
     pub height: u32,
+    /// Does the stream say which colours it means?
+    pub has_colour: bool,
+    /// Profile, compatibility, constraints and level, as they stand in the set.
+    pub profile_tier_level: [u8; 12],
+    /// Temporal layers.
+    pub layers: u8,
 }
 
 /// Reads a sequence parameter set from its NAL unit; `None` when it makes no sense.
@@ -22,9 +28,10 @@ pub fn parse_sps(unit: &[u8]) -> Option<Sps> {
         return None;
     }
     let rbsp = unescape(unit.get(2..)?);
+    let profile_tier_level = *rbsp.get(1..)?.first_chunk::<12>()?;
     let mut r = Bits::new(&rbsp);
     r.bits(4)?;
-    let layers = r.bits(3)?;
+    let layers = r.bits(3).filter(|n| *n <= 6)?;
     r.bit()?;
     r.skip(88 + 8)?;
     let mut present = Vec::new();
@@ -58,7 +65,93 @@ pub fn parse_sps(unit: &[u8]) -> Option<Sps> {
         depth,
         width: side(width, crop[0], crop[1], unit_x)?,
         height: side(height, crop[2], crop[3], unit_y)?,
+        // What cannot be read further on must not hide the size.
+        has_colour: names_colours(&mut r, layers).unwrap_or(false),
+        profile_tier_level,
+        layers: u8::try_from(layers + 1).ok()?,
     })
+}
+
+/// Goes through the rest of the set to its usability information: does that name the colours?
+fn names_colours(r: &mut Bits<'_>, layers: u32) -> Option<bool> {
+    let poc_bits = r.ue().filter(|n| *n <= 12)? + 4;
+    for _ in 0..if r.flag()? { layers + 1 } else { 1 } {
+        [r.ue()?, r.ue()?, r.ue()?];
+    }
+    for _ in 0..6 {
+        r.ue()?;
+    }
+    if r.flag()? && r.flag()? {
+        skip_scaling_lists(r)?;
+    }
+    r.skip(2)?;
+    if r.flag()? {
+        r.skip(8)?;
+        r.ue()?;
+        r.ue()?;
+        r.bit()?;
+    }
+    let sets = r.ue().filter(|n| *n <= 64)?;
+    let mut pictures = 0;
+    for index in 0..sets {
+        pictures = reference_set(r, index, pictures)?;
+    }
+    if r.flag()? {
+        for _ in 0..r.ue().filter(|n| *n <= 32)? {
+            r.skip(usize::try_from(poc_bits).ok()? + 1)?;
+        }
+    }
+    r.skip(2)?;
+    if !r.flag()? {
+        return Some(false);
+    }
+    if r.flag()? && r.bits(8)? == 255 {
+        r.skip(32)?;
+    }
+    if r.flag()? {
+        r.bit()?;
+    }
+    Some(r.flag()? && r.skip(4).is_some() && r.flag()?)
+}
+
+fn skip_scaling_lists(r: &mut Bits<'_>) -> Option<()> {
+    for size in 0..4u32 {
+        for _ in 0..if size == 3 { 2 } else { 6 } {
+            if !r.flag()? {
+                r.ue()?;
+                continue;
+            }
+            if size > 1 {
+                r.se()?;
+            }
+            for _ in 0..64.min(16u32 << (2 * size)) {
+                r.se()?;
+            }
+        }
+    }
+    Some(())
+}
+
+/// Reads one set of short-term references; `before` is how many pictures the set before it has.
+fn reference_set(r: &mut Bits<'_>, index: u32, before: u32) -> Option<u32> {
+    if index > 0 && r.flag()? {
+        r.bit()?;
+        r.ue()?;
+        let mut kept = 0;
+        for _ in 0..=before {
+            let used = r.flag()?;
+            if used || r.flag()? {
+                kept += 1;
+            }
+        }
+        return Some(kept);
+    }
+    let (earlier, later) = (r.ue().filter(|n| *n <= 16)?, r.ue().filter(|n| *n <= 16)?);
+    for _ in 0..earlier + later {
+        r.ue()?;
+        r.bit()?;
+    }
+    Some(earlier + later)
 }
 
 /// The first sequence parameter set of a byte stream that makes sense.

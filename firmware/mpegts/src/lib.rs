@@ -6,6 +6,7 @@
 //! multiple of the input.
 #![forbid(unsafe_code)]
 
+pub mod av1;
 mod bits;
 pub mod clock;
 pub mod demux;
@@ -17,6 +18,7 @@ mod packet;
 mod pes;
 mod psi;
 pub mod segment;
+pub mod vpx;
 
 pub use clock::Ticks;
 pub use demux::{AccessUnit, AudioInfo, AudioPacket, AudioTrack, Demuxed, Error, VideoCodec, VideoTrack, demux};

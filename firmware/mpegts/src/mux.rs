@@ -84,6 +84,8 @@ impl Muxer {
                 VideoCodec::H264 => 0x1b,
                 VideoCodec::H265 => 0x24,
                 VideoCodec::Other(stream_type) => stream_type,
+                // Private data: nobody has said how these are to be carried.
+                VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 => 0x06,
             };
             entries.push(Entry { stream_type, pid: VIDEO_PID, descriptors: Vec::new() });
         }

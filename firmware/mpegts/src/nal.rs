@@ -94,7 +94,7 @@ pub fn access_units(codec: VideoCodec, stream: &[u8]) -> Vec<Span> {
         let role = match codec {
             VideoCodec::H264 => h264.role(nal.bytes(stream)),
             VideoCodec::H265 => h265.role(nal.bytes(stream)),
-            VideoCodec::Other(_) => Role::Suffix,
+            VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 | VideoCodec::Other(_) => Role::Suffix,
         };
         match role {
             Role::Delimiter => {

@@ -172,6 +172,8 @@ fn proved_capability(ability: &str) -> Option<Capability> {
         "encode-h265" => Capability::HevcEncode,
         "decode-vp8" => Capability::Vp8Decode,
         "decode-vp9" => Capability::Vp9Decode,
+        "encode-vp8" => Capability::Vp8Encode,
+        "encode-vp9" => Capability::Vp9Encode,
         "decode-h264-444" => Capability::H264Decode444,
         "decode-h264-422" => Capability::H264Decode422,
         "decode-h264-444-10" => Capability::H264Decode444Ten,

@@ -43,7 +43,7 @@ pub(crate) fn element_for(codec: VideoCodec) -> Option<&'static str> {
     match codec {
         VideoCodec::H264 => Some("avdec_h264"),
         VideoCodec::H265 => Some("avdec_h265"),
-        VideoCodec::Other(_) => None,
+        VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 | VideoCodec::Other(_) => None,
     }
 }
 

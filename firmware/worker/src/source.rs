@@ -119,7 +119,7 @@ fn check_sizes(codec: VideoCodec, units: &[AccessUnit]) -> Result<bool, Failure>
                 (sps.width, sps.height)
             }),
             VideoCodec::H265 => h265::parse_sps(unit).map(|sps| (sps.width, sps.height)),
-            VideoCodec::Other(_) => None,
+            VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 | VideoCodec::Other(_) => None,
         };
         let Some((width, height)) = size else { continue };
         if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PICTURE {
