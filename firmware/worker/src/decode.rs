@@ -1,9 +1,9 @@
 //! Decoding a segment: coded pictures in, frames with repaired time stamps out.
 use gstreamer as gst;
-use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
-use mpegts::{AccessUnit, Ticks, VideoCodec};
+use mpegts::{AccessUnit, Ticks};
 
+use crate::engine::{self, Codec, Engine, Wishes};
 use crate::stage::{Error, Output, Stage};
 use crate::time::{clock_of, ticks_of};
 
@@ -38,27 +38,29 @@ pub(crate) struct Decoder {
     format: Option<gst_video::VideoInfo>,
 }
 
-/// The element that decodes a codec.
-pub(crate) fn element_for(codec: VideoCodec) -> Option<&'static str> {
-    match codec {
-        VideoCodec::H264 => Some("avdec_h264"),
-        VideoCodec::H265 => Some("avdec_h265"),
-        VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 | VideoCodec::Other(_) => None,
-    }
-}
-
 impl Decoder {
     /// Starts a decoder for pictures shown from `origin` on, usually `step` apart.
-    pub(crate) fn start(codec: VideoCodec, origin: Ticks, step: Ticks, threads: u32) -> Result<Self, Error> {
-        let name = element_for(codec).ok_or(Error::Missing("decoder"))?;
-        let media = if codec == VideoCodec::H265 { "video/x-h265" } else { "video/x-h264" };
-        let input = gst::Caps::builder(media).field("stream-format", "byte-stream").field("alignment", "au").build();
-        let wanted = gst::Caps::builder("video/x-raw").build();
-        let configure = |element: &gst::Element| {
-            element.set_property("qos", false);
-            element.set_property("max-threads", i32::try_from(threads.clamp(1, MAX_THREADS)).unwrap_or(1));
+    pub(crate) fn start(
+        engine: &Engine,
+        codec: Codec,
+        origin: Ticks,
+        step: Ticks,
+        threads: u32,
+    ) -> Result<Self, Error> {
+        let row = engine.decoder(codec).ok_or_else(|| Error::Missing(engine.decoder_missing(codec)))?;
+        let caps = |text: &str| {
+            text.parse::<gst::Caps>().map_err(|_| Error::Refused {
+                element: row.element,
+                what: "its description",
+                detail: text.to_owned(),
+            })
         };
-        Ok(Self { stage: Stage::start(name, configure, &input, &wanted)?, origin, step, last: None, format: None })
+        let input = caps(codec.caps())?;
+        let wanted = caps(row.memory.raw())?;
+        let wishes = Wishes { decoder_threads: threads.clamp(1, MAX_THREADS), ..Wishes::default() };
+        let configure = |element: &gst::Element| engine::apply(element, row.element, row.settings, &wishes);
+        let stage = Stage::start(row.element, configure, &input, &wanted)?;
+        Ok(Self { stage, origin, step, last: None, format: None })
     }
 
     /// Gives the decoder a picture.

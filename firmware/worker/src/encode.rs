@@ -1,15 +1,15 @@
-//! One rendition's encoder: the software recipe, and the coded pictures that come out of it.
+//! One rendition's encoder: what the job asks of it, and the coded pictures that come out.
 //!
 //! *Source:* media.md §1.2 and §2.5: constant bit rate with a buffer of one second, closed GOPs, an IDR with
 //! its parameter sets first, no B-frames unless the profile is Main or High.
 use gstreamer as gst;
-use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 use livepeer::profile::{CodecProfile, Gop, Profile};
 use mpegts::Ticks;
 use mpegts::clock::PER_SECOND;
 
-use crate::engine::Tuning;
+use crate::engine::table::EncoderRow;
+use crate::engine::{self, Codec, Engine, Tuning, Wishes};
 use crate::stage::{Error, Output, Stage};
 use crate::time::{clock_of, ticks_of};
 
@@ -55,26 +55,29 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     /// Starts an encoder for frames from `first` on.
-    pub(crate) fn start(profile: &Profile, setup: &Setup, tuning: &Tuning, first: Ticks) -> Result<Self, Error> {
+    pub(crate) fn start(profile: &Profile, setup: &Setup, engine: &Engine, first: Ticks) -> Result<Self, Error> {
+        let codec = Codec::from(profile.codec);
+        let row = engine.encoder(codec).ok_or_else(|| Error::Missing(engine.encoder_missing(codec)))?;
+        let wishes = wishes(profile, setup, engine.tuning(), row);
         // The grid of a fixed rate may put the first frame a little before its own time.
         let origin = first - Ticks(PER_SECOND);
         // Without a rate the encoder counts with the frames' own times, as it must when they are uneven: told
         // the usual rate of a stream with gaps, it would stay below the bit rate by as much as the gaps take.
         let (frames, seconds) = if setup.uneven { (0, 1) } else { setup.rate };
         let rate = gst::Fraction::new(to_i32(frames), to_i32(seconds));
-        let refused = |what, detail: String| Error::Refused { element: "x264enc", what, detail };
+        let refused = |what, detail: String| Error::Refused { element: row.element, what, detail };
         let info = gst_video::VideoInfo::builder_from_info(&setup.frames)
             .fps(rate)
             .build()
             .map_err(|e| refused("its frame rate", e.to_string()))?;
         let input = info.to_caps().map_err(|e| refused("its format", e.to_string()))?;
-        let mut wanted =
-            gst::Caps::builder("video/x-h264").field("stream-format", "byte-stream").field("alignment", "au");
-        if let Some(name) = profile_name(profile.codec_profile) {
-            wanted = wanted.field("profile", name);
+        let mut wanted = codec.caps().to_owned();
+        if let Some(more) = wishes.fill(row.wanted).filter(|more| !more.is_empty()) {
+            wanted = format!("{wanted},{more}");
         }
-        let configure = |element: &gst::Element| configure(element, profile, setup, tuning);
-        let stage = Stage::start("x264enc", configure, &input, &wanted.build())?;
+        let wanted = wanted.parse::<gst::Caps>().map_err(|e| refused("what is wanted of it", e.to_string()))?;
+        let configure = |element: &gst::Element| engine::apply(element, row.element, row.settings, &wishes);
+        let stage = Stage::start(row.element, configure, &input, &wanted)?;
         let gop = match (profile.gop, profile.fps) {
             (Gop::Millis(millis), None) => {
                 let every = Ticks::from_millis(u64::from(millis.max(1)));
@@ -134,29 +137,13 @@ impl Encoder {
     }
 }
 
-fn configure(element: &gst::Element, profile: &Profile, setup: &Setup, tuning: &Tuning) {
-    let preset = tuning.preset_for(setup.frames.width(), setup.frames.height());
-    element.set_property_from_str("speed-preset", preset);
-    let kilobits = (profile.bitrate.0 / 1000).clamp(1, 2_048_000);
-    element.set_property("bitrate", kilobits);
-    element.set_property("vbv-buf-capacity", 1000u32);
-    if profile.quality > 0 {
-        element.set_property_from_str("pass", "qual");
-        element.set_property("quantizer", profile.quality.min(50));
-    } else {
-        element.set_property_from_str("pass", "cbr");
-    }
-    // The element has limits of its own for the quantiser; the encoder's are wider.
-    element.set_property("qp-min", 0u32);
-    element.set_property("insert-vui", setup.tagged);
-    element.set_property("aud", true);
-    element.set_property("threads", setup.threads);
+/// What this rendition asks of its encoder.
+fn wishes(profile: &Profile, setup: &Setup, tuning: &Tuning, row: &EncoderRow) -> Wishes {
     let bframes = tuning.bframes.unwrap_or(match profile.codec_profile {
         CodecProfile::H264Main | CodecProfile::H264High => PROFILE_BFRAMES,
         CodecProfile::EncoderDefault | CodecProfile::H264Baseline | CodecProfile::H264ConstrainedHigh => 0,
     });
-    element.set_property("bframes", bframes);
-    let key_int = tuning.key_int.or(match (profile.gop, profile.fps) {
+    let gop = tuning.key_int.or(match (profile.gop, profile.fps) {
         (Gop::Intra, _) => Some(1),
         (Gop::Millis(millis), Some(fps)) => {
             let frames = u64::from(millis) * u64::from(fps.num) / (u64::from(fps.den.max(1)) * 1000);
@@ -164,8 +151,16 @@ fn configure(element: &gst::Element, profile: &Profile, setup: &Setup, tuning: &
         }
         _ => None,
     });
-    if let Some(key_int) = key_int {
-        element.set_property("key-int-max", key_int);
+    Wishes {
+        bits_per_second: u64::from(profile.bitrate.0),
+        quality: (profile.quality > 0).then(|| profile.quality.min(50)),
+        gop,
+        bframes: bframes.min(row.bframes),
+        threads: setup.threads,
+        decoder_threads: 1,
+        preset: tuning.preset_for(setup.frames.width(), setup.frames.height()).to_owned(),
+        tagged: setup.tagged,
+        profile: profile_name(profile.codec_profile),
     }
 }
 

@@ -12,7 +12,7 @@ use sandbox::message::{Job, JobError};
 
 use crate::decode::Frame;
 use crate::encode::{Coded, Encoder, Setup};
-use crate::engine::Tuning;
+use crate::engine::Engine;
 use crate::pipeline::Failure;
 use crate::resample::{Resampler, Runaway};
 use crate::scale::{Scaler, planar};
@@ -49,7 +49,7 @@ pub(crate) struct Ladder {
 pub(crate) struct Conditions<'a> {
     pub(crate) job: &'a Job,
     pub(crate) source: &'a Source,
-    pub(crate) tuning: &'a Tuning,
+    pub(crate) engine: &'a Engine,
     /// Moves every time stamp of the output.
     pub(crate) shift: Ticks,
     pub(crate) give_up: Instant,
@@ -149,7 +149,7 @@ fn is_good_step(above: (u32, u32), below: (u32, u32), source: (u32, u32)) -> boo
 struct Rung {
     profile: Profile,
     setup: Setup,
-    tuning: Tuning,
+    engine: Engine,
     size: (u32, u32),
     scaler: Option<Scaler>,
     frames: Receiver<Step>,
@@ -188,14 +188,14 @@ impl Rung {
             tagged: source.tagged,
             rate: profile.fps.map_or_else(|| source.rate(), |fps| (fps.num, fps.den.max(1))),
             uneven: profile.fps.is_none() && source.uneven,
-            threads: conditions.tuning.threads_for(rank, conditions.job.threads),
+            threads: conditions.engine.tuning().threads_for(rank, conditions.job.threads),
             frames: output,
         };
         Self {
             size: (setup.frames.width(), setup.frames.height()),
             profile: profile.clone(),
             setup,
-            tuning: conditions.tuning.clone(),
+            engine: conditions.engine.clone(),
             scaler,
             frames,
             resampler: Resampler::new(profile.fps, conditions.coded),
@@ -209,7 +209,7 @@ impl Rung {
     fn climb(mut self, below: &[SyncSender<Step>]) -> Result<Climbed, Failure> {
         let first = self.origin + self.shift;
         let mut encoder =
-            Encoder::start(&self.profile, &self.setup, &self.tuning, first).map_err(|e| self.fault(&e))?;
+            Encoder::start(&self.profile, &self.setup, &self.engine, first).map_err(|e| self.fault(&e))?;
         loop {
             let step = self.frames.recv().map_err(|_| Failure::echo())?;
             if Instant::now() >= self.give_up {

@@ -21,7 +21,7 @@ mod stage;
 mod time;
 mod usage;
 
-pub use engine::{Tuning, UnknownSetting};
+pub use engine::{Codec, Engine, Tuning, UnknownEngine, UnknownSetting};
 pub use pipeline::{Failure, Output, transcode};
 pub use probe::{Findings, Unfit, probe};
 pub use serve::{Ended, run, scan};

@@ -3,7 +3,7 @@
 //! Started by the node with a channel on descriptor 3, never by hand. Walk 4, step 2.
 use std::process::ExitCode;
 
-use worker::{Ended, Tuning};
+use worker::{Ended, Engine, Tuning};
 
 /// Sysexits: the channel or the jail, something missing, a fault of ours, the command line.
 const UNAVAILABLE: u8 = 69;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(ended) => {
             eprintln!("millrace-worker: {ended}");
             ExitCode::from(match ended {
-                Ended::Setting(_) | Ended::Argument(_) => USAGE,
+                Ended::Setting(_) | Ended::Engine(_) | Ended::Argument(_) => USAGE,
                 Ended::Unfit(_) | Ended::Channel(_) => UNAVAILABLE,
                 Ended::Jail(_) | Ended::Lockdown(_) => SOFTWARE,
             })
@@ -31,14 +31,18 @@ fn main() -> ExitCode {
 }
 
 /// `--scan` writes the plugin registry named by `GST_REGISTRY` and ends: done once after plugins change, so
-/// that no worker has to look through all of them. The bench may change the encoder's settings:
-/// `--x264 preset=veryfast,bframes=3,keyint=60,threads=0`.
+/// that no worker has to look through all of them. `--engine NAME` says what to transcode with. The bench may
+/// change the software encoder's settings: `--x264 preset=veryfast,bframes=3,keyint=60,threads=0`.
 fn start() -> Result<(), Ended> {
+    let (mut engine, mut tuning) = ("software".to_owned(), Tuning::default());
     let mut args = std::env::args().skip(1);
-    match (args.next().as_deref(), args.next()) {
-        (Some("--scan"), None) => worker::scan(),
-        (Some("--x264"), Some(settings)) => worker::run(&settings.parse()?),
-        (None, None) => worker::run(&Tuning::default()),
-        (other, _) => Err(Ended::Argument(other.unwrap_or_default().to_owned())),
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--scan" => return worker::scan(),
+            "--engine" => engine = args.next().ok_or(Ended::Argument(arg))?,
+            "--x264" => tuning = args.next().ok_or(Ended::Argument(arg))?.parse()?,
+            _ => return Err(Ended::Argument(arg)),
+        }
     }
+    worker::run(&Engine::named(&engine, tuning)?)
 }

@@ -9,7 +9,7 @@ use mpegts::{AudioPacket, AudioTrack, Ticks};
 use sandbox::message::{Done, Job, JobError, Rendition};
 
 use crate::decode::{Decoded, Decoder, Frame};
-use crate::engine::Tuning;
+use crate::engine::{Codec, Engine};
 use crate::ladder::{Climbed, Conditions, Ladder};
 use crate::source::{MAX_OUTPUTS, Source};
 use crate::{output, stage, usage};
@@ -53,7 +53,7 @@ impl Failure {
 ///
 /// # Errors
 /// [`Failure`] with the words for the gateway; nothing is left behind.
-pub fn transcode(input: &[u8], job: &Job, tuning: &Tuning) -> Result<Output, Failure> {
+pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Failure> {
     let started = Instant::now();
     let cpu_before = usage::cpu_time();
     check(job)?;
@@ -64,7 +64,7 @@ pub fn transcode(input: &[u8], job: &Job, tuning: &Tuning) -> Result<Output, Fai
         conditions: Conditions {
             job,
             source: &source,
-            tuning,
+            engine,
             shift: window.shift,
             give_up: started + allowance(job),
             coded: u64::try_from(units.len()).unwrap_or(u64::MAX),
@@ -98,6 +98,7 @@ pub fn transcode(input: &[u8], job: &Job, tuning: &Tuning) -> Result<Output, Fai
         took_ms: millis(started.elapsed()),
         cpu_ms: millis(usage::cpu_time().saturating_sub(cpu_before)),
         peak_rss: usage::peak_rss(),
+        signatures: Vec::new(),
     };
     Ok(Output { done, files })
 }
@@ -197,8 +198,11 @@ type Everything = (Vec<Vec<Climbed>>, u64, u64);
 impl Run<'_> {
     fn all(mut self, units: Vec<mpegts::AccessUnit>) -> Result<Everything, Failure> {
         let source = self.conditions.source;
-        let mut decoder = Decoder::start(source.codec, source.first, source.step, self.conditions.job.threads)
-            .map_err(|e| match e {
+        let codec = Codec::of_track(source.codec)
+            .ok_or_else(|| Failure::new(JobError::UnsupportedCodec, format!("{:?}", source.codec)))?;
+        let threads = self.conditions.job.threads;
+        let mut decoder =
+            Decoder::start(self.conditions.engine, codec, source.first, source.step, threads).map_err(|e| match e {
                 stage::Error::Missing(_) => Failure::new(JobError::UnsupportedCodec, e.to_string()),
                 stage::Error::Refused { .. } => Failure::new(JobError::Internal, e.to_string()),
             })?;

@@ -6,13 +6,12 @@ use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
 use livepeer::profile::{Container, Profile, preset};
 use mpegts::{Ticks, VideoCodec, VideoUnit, demux, h264, mux};
-use sandbox::message::{Clip, Job, Limits};
+use sandbox::message::{Clip, Job, Limits, Signatures};
 
 use crate::decode::{Decoded, Decoder};
 use crate::encode::{Coded, Encoder, Setup};
-use crate::engine::Tuning;
+use crate::engine::{Codec, Engine};
 use crate::pipeline::transcode;
-use crate::stage;
 
 /// What was proved and what was refused, with the reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,20 +26,12 @@ pub struct Findings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// A plugin is not installed.
-    #[error("GStreamer element {element} is missing: install the package {package}")]
-    Missing {
-        /// The element.
-        element: &'static str,
-        /// Debian's name of the package that has it.
-        package: &'static str,
-    },
+    #[error("{0}")]
+    Missing(String),
     /// It is there but does not work.
-    #[error("the software engine does not work: {0}")]
+    #[error("the engine does not work: {0}")]
     Broken(String),
 }
-
-/// Elements that must be there, and where Debian keeps them.
-const REQUIRED: [(&str, &str); 2] = [("avdec_h264", "gstreamer1.0-libav"), ("x264enc", "gstreamer1.0-plugins-ugly")];
 
 const FRAMES: i64 = 10;
 const SIZE: (u32, u32) = (320, 180);
@@ -49,32 +40,33 @@ const START: Ticks = Ticks(126_000);
 /// Least likeness of a decoded picture to the one encoded, in dB.
 const LEAST_PSNR: f64 = 30.0;
 
-/// Proves the software engine, as the product uses it.
+/// Proves an engine, as the product uses it.
 ///
 /// # Errors
 /// [`Unfit`] when H.264 cannot be decoded and encoded here.
-pub fn probe(tuning: &Tuning) -> Result<Findings, Unfit> {
-    for (element, package) in REQUIRED {
-        if gst::ElementFactory::find(element).is_none() {
-            return Err(Unfit::Missing { element, package });
-        }
+pub fn probe(engine: &Engine) -> Result<Findings, Unfit> {
+    if engine.decoder(Codec::H264).is_none() {
+        return Err(Unfit::Missing(engine.decoder_missing(Codec::H264)));
+    }
+    if engine.encoder(Codec::H264).is_none() {
+        return Err(Unfit::Missing(engine.encoder_missing(Codec::H264)));
     }
     let broken = |e: &dyn std::fmt::Display| Unfit::Broken(e.to_string());
-    let clip = known_clip(tuning).map_err(|e| broken(&e))?;
+    let clip = known_clip(engine).map_err(|e| broken(&e))?;
     let job = job();
-    let output = transcode(&clip, &job, tuning).map_err(|e| broken(&e))?;
+    let output = transcode(&clip, &job, engine).map_err(|e| broken(&e))?;
     for (rendition, file) in output.done.renditions.iter().zip(&output.files) {
         check(rendition.frames, file).map_err(|e| broken(&e))?;
     }
     let file = output.files.first().map(Vec::as_slice).unwrap_or_default();
-    let likeness = likeness(file).map_err(|e| broken(&e))?;
+    let likeness = likeness(engine, file).map_err(|e| broken(&e))?;
     if likeness < LEAST_PSNR {
         return Err(Unfit::Broken(format!("pictures come back at {likeness:.1} dB")));
     }
     let mut findings = Findings::default();
     let certain = ["decode-h264", "encode-h264", "scale", "mpegts"];
     findings.proved.extend(certain.map(str::to_owned));
-    match decode_hevc() {
+    match decode_hevc(engine) {
         Ok(()) => findings.proved.push("decode-h265".to_owned()),
         Err(reason) => findings.refused.push(("decode-h265".to_owned(), reason)),
     }
@@ -99,6 +91,7 @@ fn job() -> Job {
         limits: Limits::default(),
         threads: 1,
         service_provider: String::new(),
+        signatures: Signatures::None,
     }
 }
 
@@ -112,12 +105,12 @@ fn frame_info() -> Result<gst_video::VideoInfo, String> {
     gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, SIZE.0, SIZE.1).build().map_err(|e| e.to_string())
 }
 
-fn known_clip(tuning: &Tuning) -> Result<Vec<u8>, String> {
+fn known_clip(engine: &Engine) -> Result<Vec<u8>, String> {
     let info = frame_info()?;
     let setup = Setup { frames: info.clone(), tagged: false, rate: (30, 1), uneven: false, threads: 1 };
     let job = job();
     let profile = job.profiles.first().ok_or("no profile")?;
-    let mut encoder = Encoder::start(profile, &setup, tuning, START).map_err(|e| e.to_string())?;
+    let mut encoder = Encoder::start(profile, &setup, engine, START).map_err(|e| e.to_string())?;
     for n in 0..FRAMES {
         let mut frame = gst_video::VideoFrame::from_buffer_writable(
             gst::Buffer::with_size(info.size()).map_err(|e| e.to_string())?,
@@ -156,9 +149,9 @@ fn check(frames: u64, file: &[u8]) -> Result<(), String> {
 }
 
 /// How alike the first rendition's pictures are to what was sent in, in dB of luma.
-fn likeness(file: &[u8]) -> Result<f64, String> {
+fn likeness(engine: &Engine, file: &[u8]) -> Result<f64, String> {
     let video = demux(file).map_err(|e| e.to_string())?.video.ok_or("no video")?;
-    let mut decoder = Decoder::start(video.codec, START, STEP, 1).map_err(|e| e.to_string())?;
+    let mut decoder = Decoder::start(engine, Codec::H264, START, STEP, 1).map_err(|e| e.to_string())?;
     for unit in video.units {
         decoder.push(unit).map_err(|e| e.to_string())?;
     }
@@ -204,13 +197,9 @@ fn psnr(squares: u64, samples: u64) -> f64 {
 /// One HEVC picture of 64×64, grey, made by x265.
 const HEVC: &[u8] = include_bytes!("probe/grey.h265");
 
-fn decode_hevc() -> Result<(), String> {
-    let missing = "element avdec_h265 is missing: install the package gstreamer1.0-libav";
+fn decode_hevc(engine: &Engine) -> Result<(), String> {
     let unit = mpegts::AccessUnit { pts: Some(START), dts: None, keyframe: true, data: HEVC.to_vec() };
-    let mut decoder = Decoder::start(VideoCodec::H265, START, STEP, 1).map_err(|e| match e {
-        stage::Error::Missing(_) => missing.to_owned(),
-        stage::Error::Refused { .. } => e.to_string(),
-    })?;
+    let mut decoder = Decoder::start(engine, Codec::H265, START, STEP, 1).map_err(|e| e.to_string())?;
     decoder.push(unit).and_then(|()| decoder.finish()).map_err(|e| e.to_string())?;
     let frames = std::iter::from_fn(|| decoder.take()).filter(|d| matches!(d, Decoded::Frame(_))).count();
     if frames == 1 { Ok(()) } else { Err(format!("{frames} frames out of one")) }

@@ -9,7 +9,7 @@ use sandbox::lockdown::{self, LockdownError};
 use sandbox::memfd::{MemfdError, Sealed};
 use sandbox::message::{Job, JobError, Ready, Report};
 
-use crate::engine::{Tuning, UnknownSetting};
+use crate::engine::{Engine, UnknownEngine, UnknownSetting};
 use crate::pipeline::{Failure, Output, transcode};
 use crate::probe::{Findings, probe};
 
@@ -34,6 +34,9 @@ pub enum Ended {
     /// The command line has an unknown encoder setting.
     #[error(transparent)]
     Setting(#[from] UnknownSetting),
+    /// The command line names an unknown engine.
+    #[error(transparent)]
+    Engine(#[from] UnknownEngine),
     /// The command line has an unknown argument.
     #[error("unknown argument {0:?}: this program is started by the node, not by hand")]
     Argument(String),
@@ -43,11 +46,11 @@ pub enum Ended {
 ///
 /// # Errors
 /// [`Ended`] when it ends otherwise than by the node closing the channel.
-pub fn run(tuning: &Tuning) -> Result<(), Ended> {
+pub fn run(engine: &Engine) -> Result<(), Ended> {
     let channel = Channel::from_inherited()?;
     let plan = channel.receive_plan()?;
     let mut layers = jail::enter(&plan)?;
-    let findings = match prove(tuning) {
+    let findings = match prove(engine) {
         Ok(findings) => findings,
         Err(reason) => {
             channel.report(&Report::Unfit { reason: reason.clone() }, &[])?;
@@ -55,9 +58,9 @@ pub fn run(tuning: &Tuning) -> Result<(), Ended> {
         }
     };
     lockdown::seal(&mut layers)?;
-    channel.report(&Report::Ready(ready(findings, layers)), &[])?;
+    channel.report(&Report::Ready(ready(engine, findings, layers)), &[])?;
     while let Some((job, segment)) = channel.receive_job()? {
-        let (report, files) = answer(&job, &segment, tuning);
+        let (report, files) = answer(&job, &segment, engine);
         let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         channel.report(&report, &descriptors)?;
     }
@@ -72,14 +75,14 @@ pub fn scan() -> Result<(), Ended> {
     gstreamer::init().map_err(|e| Ended::Unfit(e.to_string()))
 }
 
-fn prove(tuning: &Tuning) -> Result<Findings, String> {
+fn prove(engine: &Engine) -> Result<Findings, String> {
     gstreamer::init().map_err(|e| format!("GStreamer does not start: {e}"))?;
-    probe(tuning).map_err(|e| e.to_string())
+    probe(engine).map_err(|e| e.to_string())
 }
 
-fn ready(findings: Findings, layers: Layers) -> Ready {
+fn ready(engine: &Engine, findings: Findings, layers: Layers) -> Ready {
     Ready {
-        engine: "software".to_owned(),
+        engine: engine.name(),
         proved: findings.proved,
         refused: findings.refused,
         layers: layers.active,
@@ -89,8 +92,8 @@ fn ready(findings: Findings, layers: Layers) -> Ready {
 }
 
 /// Does a job; whatever goes wrong with it, the worker is fit for another one.
-fn answer(job: &Job, segment: &Sealed, tuning: &Tuning) -> (Report, Vec<Sealed>) {
-    match attempt(job, segment, tuning) {
+fn answer(job: &Job, segment: &Sealed, engine: &Engine) -> (Report, Vec<Sealed>) {
+    match attempt(job, segment, engine) {
         Ok((output, files)) => (Report::Done(output.done), files),
         Err(Failure { error, detail, .. }) => {
             let end = detail.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_DETAIL).last().unwrap_or(0);
@@ -101,10 +104,10 @@ fn answer(job: &Job, segment: &Sealed, tuning: &Tuning) -> (Report, Vec<Sealed>)
     }
 }
 
-fn attempt(job: &Job, segment: &Sealed, tuning: &Tuning) -> Result<(Output, Vec<Sealed>), Failure> {
+fn attempt(job: &Job, segment: &Sealed, engine: &Engine) -> Result<(Output, Vec<Sealed>), Failure> {
     let memory = |e: MemfdError| Failure::new(JobError::Internal, e.to_string());
     let input = segment.map().map_err(memory)?;
-    let output = transcode(&input, job, tuning)?;
+    let output = transcode(&input, job, engine)?;
     let files = output.files.iter().map(|f| Sealed::from_bytes(f).map_err(memory)).collect::<Result<_, _>>()?;
     Ok((output, files))
 }

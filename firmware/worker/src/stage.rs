@@ -22,8 +22,8 @@ pub(crate) enum Output {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// The plugin that has it is not there.
-    #[error("element {0} is missing")]
-    Missing(&'static str),
+    #[error("{0}")]
+    Missing(String),
     /// It refused what it was given.
     #[error("element {element} refused {what}: {detail}")]
     Refused {
@@ -58,19 +58,19 @@ impl Stage {
     /// Starts an element. `wanted` restricts what it may put out.
     pub(crate) fn start(
         name: &'static str,
-        configure: impl FnOnce(&gst::Element),
+        configure: impl FnOnce(&gst::Element) -> Result<(), Error>,
         input: &gst::Caps,
         wanted: &gst::Caps,
     ) -> Result<Self, Error> {
-        let element = gst::ElementFactory::make(name).build().map_err(|_| Error::Missing(name))?;
-        configure(&element);
+        let element = gst::ElementFactory::make(name).build().map_err(|_| missing(name))?;
+        configure(&element)?;
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let source = gst::Pad::builder(gst::PadDirection::Src).name("feed").build();
         let sink = collecting_pad(wanted, &outbox)?;
         let bus = gst::Bus::new();
         element.set_bus(Some(&bus));
         let stage = Self { name, element, source, _sink: sink.clone(), bus, outbox };
-        let pad = |which| stage.element.static_pad(which).ok_or(Error::Missing(name));
+        let pad = |which| stage.element.static_pad(which).ok_or_else(|| missing(name));
         let linked = stage
             .source
             .link(&pad("sink")?)
@@ -137,10 +137,14 @@ impl Drop for Stage {
     }
 }
 
+fn missing(name: &str) -> Error {
+    Error::Missing(format!("element {name} is missing"))
+}
+
 /// A pad that takes everything and keeps it for us.
 fn collecting_pad(wanted: &gst::Caps, outbox: &Arc<Mutex<Outbox>>) -> Result<gst::Pad, Error> {
     let template = gst::PadTemplate::new("sink", gst::PadDirection::Sink, gst::PadPresence::Always, wanted)
-        .map_err(|_| Error::Missing("pad template"))?;
+        .map_err(|_| Error::Missing("no pad can be made".to_owned()))?;
     let (for_buffers, for_events) = (outbox.clone(), outbox.clone());
     Ok(gst::Pad::builder_from_template(&template)
         .name("collect")

@@ -11,12 +11,12 @@ use livepeer::profile::{CodecProfile, Container, Gop, Profile, output_size, pres
 use livepeer::units::{BitsPerSecond, FrameRate};
 use media::{aac_frames, audio_packets, complaints, frames, stream_field, synthetic};
 use sandbox::message::{Clip, Job, JobError, Limits};
-use worker::{Output, Tuning, transcode};
+use worker::{Engine, Output, Tuning, transcode};
 
 /// Fast settings: what is tested here does not depend on them.
-fn tuning() -> Tuning {
+fn engine() -> Engine {
     gstreamer::init().unwrap();
-    "preset=ultrafast".parse().unwrap()
+    Engine::software("preset=ultrafast".parse().unwrap())
 }
 
 fn job(profiles: Vec<Profile>) -> Job {
@@ -28,6 +28,7 @@ fn job(profiles: Vec<Profile>) -> Job {
         limits,
         threads: 1,
         service_provider: "Livepeer Transcoder 0.1.0 (offchain)".into(),
+        signatures: Default::default(),
     }
 }
 
@@ -48,7 +49,7 @@ struct Run {
 
 fn run(input: &Path, job: &Job) -> Run {
     let bytes = std::fs::read(input).unwrap();
-    let output = transcode(&bytes, job, &tuning()).unwrap();
+    let output = transcode(&bytes, job, &engine()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let files: Vec<PathBuf> = (0..output.files.len()).map(|n| dir.path().join(format!("{n}.ts"))).collect();
     for (file, bytes) in files.iter().zip(&output.files) {
@@ -58,7 +59,7 @@ fn run(input: &Path, job: &Job) -> Run {
 }
 
 fn refusal(bytes: &[u8], job: &Job) -> JobError {
-    transcode(bytes, job, &tuning()).unwrap_err().error
+    transcode(bytes, job, &engine()).unwrap_err().error
 }
 
 /// What holds for every rendition of every segment.
@@ -234,7 +235,7 @@ fn profiles_are_what_was_asked() {
     let job = job(all.map(with).to_vec());
     let bytes = std::fs::read(&input).unwrap();
     gstreamer::init().unwrap();
-    let output = transcode(&bytes, &job, &Tuning::default()).unwrap();
+    let output = transcode(&bytes, &job, &Engine::software(Tuning::default())).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let said: Vec<(String, String)> = output
         .files
@@ -259,7 +260,8 @@ fn kept(input: &Path, seconds: f64) -> f64 {
     let wanted = 300_000;
     let profile = Profile { bitrate: BitsPerSecond(wanted), ..preset("360p").unwrap() };
     gstreamer::init().unwrap();
-    let output = transcode(&std::fs::read(input).unwrap(), &job(vec![profile]), &Tuning::default()).unwrap();
+    let output =
+        transcode(&std::fs::read(input).unwrap(), &job(vec![profile]), &Engine::software(Tuning::default())).unwrap();
     let video = mpegts::demux(&output.files[0]).unwrap().video.unwrap();
     let bytes: usize = video.units.iter().map(|u| u.data.len()).sum();
     bytes as f64 * 8.0 / seconds / f64::from(wanted)
@@ -300,7 +302,7 @@ fn a_size_that_changes_inside_a_segment_changes_the_output() {
         std::fs::read(synthetic("after.ts", "480x360", "30", "1", false, &["-output_ts_offset", "1.066667"])).unwrap();
     let whole = [small, large].concat();
     let job = job(vec![preset("240p").unwrap(), at((10, 1), "240p")]);
-    let output = transcode(&whole, &job, &tuning()).unwrap();
+    let output = transcode(&whole, &job, &engine()).unwrap();
     assert_eq!(output.done.decoded_frames, 60);
     let through = &output.done.renditions[0];
     assert_eq!(through.frames, 60);
@@ -320,7 +322,7 @@ fn through_codec() -> livepeer::profile::VideoCodec {
 fn a_truncated_segment_gives_what_there_is() {
     let bytes = std::fs::read(media::bunny()).unwrap();
     let cut = &bytes[..bytes.len() / 3 + 77];
-    let output = transcode(cut, &job(ladder()), &tuning()).unwrap();
+    let output = transcode(cut, &job(ladder()), &engine()).unwrap();
     assert!(output.done.decoded_frames > 10);
     for rendition in &output.done.renditions {
         assert_eq!(rendition.frames, output.done.decoded_frames);
@@ -333,7 +335,7 @@ fn a_damaged_segment_gives_what_there_is() {
     for at in (5000..bytes.len()).step_by(9973) {
         bytes[at] ^= 0x5a;
     }
-    let output = transcode(&bytes, &job(ladder()), &tuning()).unwrap();
+    let output = transcode(&bytes, &job(ladder()), &engine()).unwrap();
     assert!(output.done.decoded_frames > 60, "{}", output.done.decoded_frames);
 }
 
@@ -445,7 +447,7 @@ fn an_mp4_is_written_with_its_index_in_front() {
         let job = job(vec![profile]);
         let bytes = std::fs::read(media::bunny()).unwrap();
         gstreamer::init().unwrap();
-        let output = transcode(&bytes, &job, &Tuning::default()).unwrap();
+        let output = transcode(&bytes, &job, &Engine::software(Tuning::default())).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("out.mp4");
         std::fs::write(&file, &output.files[0]).unwrap();
@@ -477,14 +479,14 @@ fn a_damaged_mp4_never_panics() {
         let mut bytes = whole[..40_000].to_vec();
         bytes[at] ^= 0xff;
         // Nothing is decoded in a millisecond: this is about the index.
-        let _ = transcode(&bytes, &short, &tuning());
+        let _ = transcode(&bytes, &short, &engine());
     }
 }
 
 #[test]
 fn the_engine_proves_itself() {
     gstreamer::init().unwrap();
-    let findings = worker::probe(&Tuning::default()).unwrap();
+    let findings = worker::probe(&Engine::software(Tuning::default())).unwrap();
     assert!(findings.proved.contains(&"encode-h264".to_owned()));
     assert!(findings.proved.contains(&"decode-h265".to_owned()), "{findings:?}");
 }
