@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Pixels, Wei};
 
+pub mod quoted;
+
 /// A price: so many wei for so many pixels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "(u64, u64)", into = "(u64, u64)")]
