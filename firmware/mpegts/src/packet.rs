@@ -1,7 +1,7 @@
 //! Transport packets: finding them, and finding them again after garbage.
 
 /// Every transport packet starts with this byte.
-const SYNC: u8 = 0x47;
+pub(crate) const SYNC: u8 = 0x47;
 /// Length of a packet without what recorders put around it.
 pub(crate) const LENGTH: usize = 188;
 /// Plain; with a 4-byte time code in front; with 16 bytes of error correction behind.
@@ -64,7 +64,7 @@ impl<'a> Iterator for Packets<'a> {
 }
 
 /// Takes one packet apart; `None` when it carries nothing we can use.
-fn parse(raw: &[u8]) -> Option<Packet<'_>> {
+pub(crate) fn parse(raw: &[u8]) -> Option<Packet<'_>> {
     let &[_, b1, b2, b3] = raw.first_chunk::<4>()?;
     let scrambled = b3 & 0xc0 != 0;
     let has_payload = b3 & 0x10 != 0;
