@@ -138,6 +138,8 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             capabilities: Some(capabilities_to_wire(&self.capabilities(), VERSION)),
             auth_token: Some(auth_token_to_wire(token)),
             nodes: self.config.nodes.iter().map(ToString::to_string).collect(),
+            // Off-chain too: a stock gateway with an empty block list takes an empty address for a blocked one.
+            address: Address::default().as_bytes().to_vec(),
             ..net::OrchestratorInfo::default()
         };
         if let Some(till) = &self.till {
