@@ -39,6 +39,8 @@ fn request(behaviour: &str, deadline: Duration) -> TranscodeRequest {
         max_duration_ms: 300_000,
         max_output_bytes: 1 << 20,
         service_provider: job.service_provider,
+        origin: orchestrator::pool::Origin::default(),
+        signatures: false,
     }
 }
 

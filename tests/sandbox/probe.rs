@@ -53,6 +53,7 @@ pub(crate) fn job(behaviour: &str) -> Job {
         limits: Limits::default(),
         threads: 1,
         service_provider: behaviour.to_owned(),
+        signatures: Default::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use livepeer::units::Pixels;
 use mpegts::segment;
 use sandbox::launch::{RunError, Worker};
 use sandbox::memfd::Sealed;
-use sandbox::message::{Job, JobError, Limits};
+use sandbox::message::{Job, JobError, Limits, Signatures};
 use serde::Serialize;
 
 use crate::failure::{self, Code, Failure, Outcome, unwritable, with_causes};
@@ -152,6 +152,7 @@ fn one(
         limits,
         threads: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
         service_provider: format!("Livepeer Transcoder {} (offline)", env!("CARGO_PKG_VERSION")),
+        signatures: Signatures::None,
     };
     let segment = Sealed::from_bytes(&piece.bytes).map_err(|error| ours("cannot hand the file over", &error))?;
     let (done, renditions) =

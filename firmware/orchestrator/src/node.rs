@@ -138,8 +138,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
 
     /// What we offer: what works whatever the engine, and of the rest what the workers proved by doing it.
     ///
-    /// Left out on purpose: 5 and 6 (external stores; jobs for them are refused), 13 (retired), 14 (perceptual
-    /// hash).
+    /// Left out on purpose: 5 and 6 (external stores; jobs for them are refused), 13 (retired).
     pub(crate) fn capabilities(&self) -> CapabilitySet {
         let always = [
             Capability::H264,
@@ -168,6 +167,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
 fn proved_capability(ability: &str) -> Option<Capability> {
     Some(match ability {
         "mux-mp4" => Capability::Mp4,
+        "signature-mpeg7" => Capability::MpegSevenSignature,
         "decode-h265" => Capability::HevcDecode,
         "encode-h265" => Capability::HevcEncode,
         "decode-vp8" => Capability::Vp8Decode,

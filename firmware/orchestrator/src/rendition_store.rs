@@ -2,7 +2,8 @@
 //!
 //! Walk 1, step 10. Each is kept for a minute at least; after that the last dozen of each profile stay while
 //! their session lives, as stock gateways expect. All of it lies under one bound in bytes: when that is
-//! reached the oldest goes first, whatever its age, and is counted.
+//! reached the oldest goes first, whatever its age, and is counted. A rendition's MPEG-7 signature lies beside it,
+//! under its path and `.phash`, and shares its life.
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,9 @@ const KEEP: Duration = Duration::from_secs(60);
 /// How many renditions of a profile are kept beyond that time, while the session lives.
 const KEEP_LAST: usize = 12;
 
+/// What the path of a signature ends in, as stock gateways expect.
+const SIGNATURE: &str = ".phash";
+
 /// A rendition as it is served.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -22,6 +26,14 @@ pub struct Stored {
     pub media: Bytes,
     /// Its media type.
     pub media_type: &'static str,
+    /// The MPEG-7 signature of its pictures, if it has one.
+    pub signature: Option<Bytes>,
+}
+
+impl Stored {
+    fn bytes(&self) -> usize {
+        self.media.len() + self.signature.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// The store.
@@ -55,6 +67,12 @@ pub fn path(session: &str, profile: &str, seq: i64, extension: &str) -> String {
     format!("/stream/{}/{}/{seq}.{extension}", escape(session), escape(profile))
 }
 
+/// Where the signature of the rendition at `path`, or at a whole URL, is served.
+#[must_use]
+pub fn signature_path(path: &str) -> String {
+    format!("{path}{SIGNATURE}")
+}
+
 /// Percent-encodes all but letters, digits, `-` and `_`.
 fn escape(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut escaped, byte| {
@@ -78,7 +96,7 @@ impl RenditionStore {
         let mut inner = self.lock();
         inner.forget(&path);
         inner.order.retain(|entry| entry.path != path);
-        inner.bytes += stored.media.len();
+        inner.bytes += stored.bytes();
         inner.order.push_back(Entry {
             path: path.clone(),
             session: session.to_owned(),
@@ -97,10 +115,14 @@ impl RenditionStore {
         }
     }
 
-    /// The rendition at exactly this path.
+    /// The rendition at exactly this path, or the signature of one.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<Stored> {
-        self.lock().objects.get(path).cloned()
+        let inner = self.lock();
+        // A rendition's path ends in its container's extension, so none is taken for another's signature.
+        let Some(rendition) = path.strip_suffix(SIGNATURE) else { return inner.objects.get(path).cloned() };
+        let media = inner.objects.get(rendition)?.signature.clone()?;
+        Some(Stored { media, media_type: "application/octet-stream", signature: None })
     }
 
     /// The session is over: its renditions go as soon as their minute is.
@@ -144,7 +166,7 @@ impl RenditionStore {
 impl Inner {
     fn forget(&mut self, path: &str) {
         if let Some(old) = self.objects.remove(path) {
-            self.bytes = self.bytes.saturating_sub(old.media.len());
+            self.bytes = self.bytes.saturating_sub(old.bytes());
         }
     }
 }
@@ -155,7 +177,7 @@ mod tests {
 
     fn put(store: &RenditionStore, seq: i64, bytes: usize) -> String {
         let path = path("5e55", "720p", seq, "ts");
-        let stored = Stored { media: Bytes::from(vec![0; bytes]), media_type: "video/mp2t" };
+        let stored = Stored { media: Bytes::from(vec![0; bytes]), media_type: "video/mp2t", signature: None };
         store.put(path.clone(), "5e55", "720p", stored);
         path
     }
@@ -194,6 +216,24 @@ mod tests {
         assert_eq!(store.usage(), (20, 1));
         put(&store, 2, 15);
         assert_eq!(store.usage(), (25, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signature_lies_beside_its_rendition_and_shares_its_life() {
+        let store = RenditionStore::new(25);
+        let path = path("5e55", "720p", 0, "ts");
+        let (media, signature) = (Bytes::from_static(b"twenty bytes of film"), Bytes::from_static(b"four"));
+        let stored = Stored { media: media.clone(), media_type: "video/mp2t", signature: Some(signature.clone()) };
+        store.put(path.clone(), "5e55", "720p", stored);
+        assert_eq!(store.usage(), (24, 0));
+        assert_eq!(store.get(&path).unwrap().media, media);
+        let beside = store.get(&signature_path(&path)).unwrap();
+        assert_eq!((beside.media, beside.media_type), (signature, "application/octet-stream"));
+        assert!(store.get(&signature_path(&signature_path(&path))).is_none());
+        let unsigned = put(&store, 1, 10);
+        assert!(store.get(&signature_path(&unsigned)).is_none());
+        assert_eq!((store.get(&path).is_none(), store.get(&signature_path(&path)).is_none()), (true, true));
+        assert_eq!(store.usage(), (10, 1));
     }
 
     #[test]

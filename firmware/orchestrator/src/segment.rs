@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use crate::info::VERSION;
 use crate::node::Orchestrator;
-use crate::pool::{TranscodeError, TranscodeRequest, Transcoded, Transcoder};
+use crate::pool::{Origin, TranscodeError, TranscodeRequest, Transcoded, Transcoder};
 use crate::reject::{Failure, Rejection};
 use crate::rendition_store::{self, Stored};
 use crate::server::Peer;
@@ -239,6 +239,15 @@ fn job<T, B, S>(
         max_duration_ms: MAX_DURATION_MS,
         max_output_bytes: MAX_SEGMENT,
         service_provider: format!("Livepeer Transcoder {VERSION} ({provider})"),
+        origin: Origin {
+            manifest_id: meta.manifest_id.clone(),
+            seq: meta.seq,
+            duration: Duration::from_millis(meta.duration_ms.into()),
+            needs: meta.needs.clone(),
+            min_version: meta.min_version.clone(),
+            orchestrator: provider,
+        },
+        signatures: meta.wants_perceptual_hash,
     })
 }
 
@@ -257,13 +266,17 @@ fn keep<T, B, S>(
         names.push(profile.name.clone());
         let name = if twins == 0 { profile.name.clone() } else { format!("{}-{twins}", profile.name) };
         let path = rendition_store::path(session, &name, meta.seq, profile.container.extension());
-        let stored = Stored { media: output.media.clone(), media_type: profile.container.media_type() };
-        node.renditions.put(path.clone(), session, &name, stored);
-        net::TranscodedSegmentData {
-            url: format!("{}{path}", node.service_uri),
-            pixels: i64::try_from(output.rendition.pixels.0).unwrap_or(i64::MAX),
-            perceptual_hash_url: String::new(),
-        }
+        let url = format!("{}{path}", node.service_uri);
+        let perceptual_hash_url =
+            output.signature.as_ref().map(|_| rendition_store::signature_path(&url)).unwrap_or_default();
+        let stored = Stored {
+            media: output.media.clone(),
+            media_type: profile.container.media_type(),
+            signature: output.signature.clone(),
+        };
+        node.renditions.put(path, session, &name, stored);
+        let pixels = i64::try_from(output.rendition.pixels.0).unwrap_or(i64::MAX);
+        net::TranscodedSegmentData { url, pixels, perceptual_hash_url }
     });
     kept.collect()
 }

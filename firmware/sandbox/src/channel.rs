@@ -23,8 +23,8 @@ use crate::message::{Job, Report};
 
 /// Longest record, in bytes; a job of ten profiles is about 3 KiB.
 pub const MAX_RECORD: usize = 64 * 1024;
-/// Most descriptors beside one record: ten renditions, and room to grow.
-pub const MAX_DESCRIPTORS: usize = 16;
+/// Most descriptors beside one record: ten renditions, each with its signature, and room to grow.
+pub const MAX_DESCRIPTORS: usize = 24;
 /// Largest segment a worker will read.
 pub const MAX_SEGMENT: u64 = 1 << 30;
 /// Number of the descriptor a worker inherits its end of the channel as.

@@ -511,14 +511,15 @@ impl Drop for Worker {
     }
 }
 
-/// Takes the renditions over, each sealed and exactly as long as reported.
+/// Takes the renditions over, and the signatures behind them, each sealed and exactly as long as reported.
 fn adopt(done: &Done, descriptors: Vec<OwnedFd>, max: u64) -> Result<Vec<Sealed>, RunError> {
-    let pairs = descriptors.into_iter().zip(&done.renditions).enumerate();
+    let lengths = done.renditions.iter().map(|rendition| rendition.bytes).chain(done.signatures.iter().copied());
+    let pairs = descriptors.into_iter().zip(lengths).enumerate();
     pairs
-        .map(|(index, (fd, rendition))| {
+        .map(|(index, (fd, said))| {
             let sealed = Sealed::adopt(fd, max).map_err(|source| RunError::Rendition { index, source })?;
-            if sealed.len() != rendition.bytes {
-                return Err(RunError::Length { index, got: sealed.len(), said: rendition.bytes });
+            if sealed.len() != said {
+                return Err(RunError::Length { index, got: sealed.len(), said });
             }
             Ok(sealed)
         })

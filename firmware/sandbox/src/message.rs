@@ -23,6 +23,33 @@ pub struct Job {
     pub threads: u32,
     /// Written into the container's metadata, e.g. `Livepeer Transcoder 0.1.0 (offchain)`.
     pub service_provider: String,
+    /// Whose pictures get an MPEG-7 video signature.
+    #[serde(default)]
+    pub signatures: Signatures,
+}
+
+/// Whose pictures get an MPEG-7 video signature, the network's "perceptual hash".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Signatures {
+    /// Nobody's.
+    #[default]
+    None,
+    /// Those of each rendition, as they go into its encoder: one signature per profile, in order.
+    Renditions,
+    /// Those of the source, as decoded: one signature, and no profile may be asked for.
+    Source,
+}
+
+impl Signatures {
+    /// Signatures that come back from a job with so many profiles.
+    #[must_use]
+    pub fn count(self, profiles: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Renditions => profiles,
+            Self::Source => 1,
+        }
+    }
 }
 
 /// A window of a segment, in milliseconds from its start.
@@ -56,7 +83,7 @@ impl Default for Limits {
 pub enum Report {
     /// First message: the worker is sealed in and has proved what works here. No descriptors.
     Ready(Ready),
-    /// The job is done. Descriptors: one sealed memfd per rendition, in order.
+    /// The job is done. Descriptors: one sealed memfd per rendition, in order, then one per signature.
     Done(Done),
     /// The job failed; the worker is fit for another one. No descriptors.
     Failed {
@@ -110,6 +137,9 @@ pub struct Done {
     pub cpu_ms: u64,
     /// Peak resident memory of the worker so far, in bytes.
     pub peak_rss: u64,
+    /// Length of each signature asked for, in order; 0 where the pictures have none.
+    #[serde(default)]
+    pub signatures: Vec<u64>,
 }
 
 /// One encoded output.

@@ -82,6 +82,22 @@ pub enum Lie {
         /// Bytes claimed.
         bytes: u64,
     },
+    /// Signatures nobody asked for, or fewer than were.
+    #[error("{got} signatures where {wanted} belong")]
+    Signatures {
+        /// Signatures reported.
+        got: usize,
+        /// Signatures asked for.
+        wanted: usize,
+    },
+    /// A signature longer than its pictures can make one.
+    #[error("signature {index} has {bytes} bytes")]
+    Signature {
+        /// Which signature.
+        index: usize,
+        /// Bytes claimed.
+        bytes: u64,
+    },
     /// Content longer than the job allowed, or more decoded frames than it can hold.
     #[error("{frames} frames and {pixels} pixels decoded in {duration_ms} ms")]
     Source {
@@ -117,10 +133,12 @@ pub fn check_report(job: &Job, report: &Report, descriptors: usize) -> Result<()
         Report::Done(done) => {
             check_id(job, done.id)?;
             let (renditions, profiles) = (done.renditions.len(), job.profiles.len());
-            if renditions != profiles || descriptors != profiles {
+            let wanted = job.signatures.count(profiles);
+            if renditions != profiles || descriptors != profiles.saturating_add(wanted) {
                 return Err(Lie::Count { renditions, descriptors, profiles });
             }
             check_source(job, done)?;
+            check_signatures(done, wanted)?;
             let pairs = job.profiles.iter().zip(&done.renditions).enumerate();
             pairs
                 .into_iter()
@@ -141,6 +159,24 @@ fn check_source(job: &Job, done: &Done) -> Result<(), Lie> {
         && (1..=most_frames).contains(&frames)
         && (frames..=most_pixels).contains(&pixels);
     if possible { Ok(()) } else { Err(Lie::Source { frames, pixels, duration_ms }) }
+}
+
+/// A signature has at most so many bytes for each picture: 86 of its own, and a share of its segment's 168.
+const MAX_SIGNATURE_PER_FRAME: u64 = 90;
+/// And so many besides: the header, and the segment that the first picture begins.
+const MAX_SIGNATURE_BESIDES: u64 = 203;
+
+fn check_signatures(done: &Done, wanted: usize) -> Result<(), Lie> {
+    if done.signatures.len() != wanted {
+        return Err(Lie::Signatures { got: done.signatures.len(), wanted });
+    }
+    for (index, &bytes) in done.signatures.iter().enumerate() {
+        let frames = done.renditions.get(index).map_or(done.decoded_frames, |rendition| rendition.frames);
+        if bytes > frames.saturating_mul(MAX_SIGNATURE_PER_FRAME).saturating_add(MAX_SIGNATURE_BESIDES) {
+            return Err(Lie::Signature { index, bytes });
+        }
+    }
+    Ok(())
 }
 
 fn check_rendition(job: &Job, done: &Done, profile: &Profile, rendition: &Rendition, index: usize) -> Result<(), Lie> {
@@ -176,7 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{JobError, Limits};
+    use crate::message::{JobError, Limits, Signatures};
 
     fn job() -> Job {
         let profiles = vec![preset("360p").unwrap(), preset("720p").unwrap()];
@@ -187,6 +223,7 @@ mod tests {
             limits: Limits::default(),
             threads: 1,
             service_provider: "Livepeer Transcoder (test)".into(),
+            signatures: Signatures::None,
         }
     }
 
@@ -207,6 +244,7 @@ mod tests {
             took_ms: 300,
             cpu_ms: 500,
             peak_rss: 1 << 28,
+            signatures: Vec::new(),
         }
     }
 
@@ -260,6 +298,25 @@ mod tests {
         assert_eq!(check_report(&job(), &failed("no frame".into()), 0), Ok(()));
         assert!(matches!(check_report(&job(), &failed("no frame".into()), 1), Err(Lie::Count { .. })));
         assert!(matches!(check_report(&job(), &failed("x".repeat(5000)), 0), Err(Lie::Detail(5000))));
+    }
+
+    #[test]
+    fn signatures_come_as_asked_for_and_no_longer_than_their_pictures_make_them() {
+        let asked = Job { signatures: Signatures::Renditions, ..job() };
+        let said = |signatures: &[u64]| Report::Done(Done { signatures: signatures.to_vec(), ..done() });
+        let verdict = |signatures: &[u64]| check_report(&asked, &said(signatures), 4);
+        // Sixty frames make 5538 bytes; a picture too small to be signed has none.
+        assert_eq!(verdict(&[5538, 0]), Ok(()));
+        assert_eq!(verdict(&[5538]), Err(Lie::Signatures { got: 1, wanted: 2 }));
+        assert_eq!(verdict(&[5538, 5700]), Err(Lie::Signature { index: 1, bytes: 5700 }));
+        assert_eq!(verdict(&[5538, u64::MAX]), Err(Lie::Signature { index: 1, bytes: u64::MAX }));
+        assert!(matches!(check_report(&asked, &said(&[5538, 5538]), 2), Err(Lie::Count { .. })));
+        assert!(matches!(check_report(&job(), &said(&[5538, 5538]), 4), Err(Lie::Count { .. })));
+        assert_eq!(check_report(&job(), &said(&[5538]), 2), Err(Lie::Signatures { got: 1, wanted: 0 }));
+        let source = Job { signatures: Signatures::Source, profiles: Vec::new(), ..job() };
+        let alone = |bytes| Report::Done(Done { renditions: Vec::new(), signatures: vec![bytes], ..done() });
+        assert_eq!(check_report(&source, &alone(5538), 1), Ok(()));
+        assert_eq!(check_report(&source, &alone(5700), 1), Err(Lie::Signature { index: 0, bytes: 5700 }));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod file;
 mod frame;
 mod geometry;
 mod means;
+pub mod narrow;
 #[cfg(test)]
 mod noise;
 mod signer;

@@ -63,6 +63,12 @@ pub enum Error {
         /// Bytes up to the last pixel.
         needed: usize,
     },
+    /// Samples of a depth that is not narrowed here.
+    #[error("luma of {depth} bits cannot be signed, only of 8, 10 and 12")]
+    Depth {
+        /// Bits per sample.
+        depth: u32,
+    },
     /// One frame more than the limit.
     #[error("a signature of more than {most} frames was asked for")]
     TooManyFrames {

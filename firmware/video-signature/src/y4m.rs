@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::TimeBase;
+use crate::{TimeBase, narrow};
 
 /// Bytes a line may have; real ones have about eighty.
 const LONGEST_LINE: u64 = 1024;
@@ -41,8 +41,8 @@ pub enum Error {
         /// Rows.
         height: u32,
     },
-    /// A colour format other than 8-bit planes with the luma first.
-    #[error("colour format {0:?} is not one of 8-bit planes")]
+    /// A colour format other than planes of 8, 10 or 12 bits with the luma first.
+    #[error("colour format {0:?} is not one of planes of 8, 10 or 12 bits")]
     Colour(String),
     /// Something other than a frame where a frame was due.
     #[error("frame {number} does not begin as a frame does")]
@@ -65,7 +65,10 @@ pub struct Reader<R> {
     width: u32,
     height: u32,
     time_base: TimeBase,
-    /// The luma of the latest frame.
+    /// Bits per sample.
+    depth: u32,
+    /// The luma of the latest frame, as it came and as 8 bits.
+    plane: Vec<u8>,
     luma: Vec<u8>,
     /// Bytes of chroma, and of transparency, behind the luma of each frame.
     others: u64,
@@ -84,7 +87,7 @@ impl<R: BufRead> Reader<R> {
         if words.next() != Some("YUV4MPEG2") {
             return Err(Error::Magic);
         }
-        let (mut width, mut height, mut rate, mut colour) = (None, None, None, "420");
+        let (mut width, mut height, mut rate, mut colour, mut full) = (None, None, None, "420", false);
         for word in words {
             if let Some(value) = word.strip_prefix('W') {
                 width = value.parse::<u32>().ok();
@@ -96,6 +99,8 @@ impl<R: BufRead> Reader<R> {
                     .and_then(|(frames, seconds)| TimeBase::new(seconds.parse().ok()?, frames.parse().ok()?).ok());
             } else if let Some(value) = word.strip_prefix('C') {
                 colour = value;
+            } else if word == "XCOLORRANGE=FULL" {
+                full = true;
             }
         }
         let width = width.filter(|width| *width > 0).ok_or(Error::Parameter { name: 'W' })?;
@@ -105,9 +110,12 @@ impl<R: BufRead> Reader<R> {
         if pixels > MOST_PIXELS {
             return Err(Error::TooLarge { width, height });
         }
-        let others = others(colour, u64::from(width), u64::from(height))?;
-        let luma = vec![0; usize::try_from(pixels).map_err(|_| Error::TooLarge { width, height })?];
-        Ok(Self { stream, width, height, time_base, luma, others, frames: 0 })
+        let (layout, depth) = depth(colour, full)?;
+        let bytes = if depth > 8 { 2 } else { 1 };
+        let others = others(layout, u64::from(width), u64::from(height)).ok_or(Error::Colour(colour.to_owned()))?;
+        let others = others * bytes;
+        let plane = vec![0; usize::try_from(pixels * bytes).map_err(|_| Error::TooLarge { width, height })?];
+        Ok(Self { stream, width, height, time_base, depth, plane, luma: Vec::new(), others, frames: 0 })
     }
 
     /// Pixels per row.
@@ -125,7 +133,7 @@ impl<R: BufRead> Reader<R> {
         self.time_base
     }
 
-    /// The luma of the next frame, its rows without anything between them; `None` after the last.
+    /// The luma of the next frame as 8 bits, its rows without anything between them; `None` after the last.
     ///
     /// # Errors
     /// [`Error::Frame`], [`Error::Truncated`], [`Error::Line`] or [`Error::Read`]. Nothing more can be read then.
@@ -135,12 +143,18 @@ impl<R: BufRead> Reader<R> {
         if line != b"FRAME" && !line.starts_with(b"FRAME ") {
             return Err(Error::Frame { number });
         }
-        self.stream.read_exact(&mut self.luma).map_err(|error| truncated(error, number))?;
+        self.stream.read_exact(&mut self.plane).map_err(|error| truncated(error, number))?;
         let skipped = io::copy(&mut self.stream.by_ref().take(self.others), &mut io::sink())?;
         if skipped < self.others {
             return Err(Error::Truncated { number });
         }
         self.frames += 1;
+        if self.depth == 8 {
+            return Ok(Some(&self.plane));
+        }
+        let size = (self.width as usize, self.height as usize);
+        self.luma = narrow::little_endian(&self.plane, size.0 * 2, size, self.depth)
+            .expect("a plane of this size and depth was made by us");
         Ok(Some(&self.luma))
     }
 }
@@ -159,18 +173,29 @@ fn line(stream: &mut impl BufRead) -> Result<Option<Vec<u8>>, Error> {
     line.pop_if(|last| *last == b'\n').map(|_| Some(line)).ok_or(Error::Line)
 }
 
-/// Bytes behind the luma of a frame of this colour format.
-fn others(colour: &str, width: u64, height: u64) -> Result<u64, Error> {
-    let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
-    match colour {
-        "mono" => Ok(0),
-        "420" | "420jpeg" | "420mpeg2" | "420paldv" => Ok(2 * half_width * half_height),
-        "411" => Ok(2 * width.div_ceil(4) * height),
-        "422" => Ok(2 * half_width * height),
-        "444" => Ok(2 * width * height),
-        "444alpha" => Ok(3 * width * height),
-        other => Err(Error::Colour(other.to_owned())),
+/// The arrangement of the planes of a colour format, and the bits of its samples.
+fn depth(colour: &str, full: bool) -> Result<(&str, u32), Error> {
+    let deep = [("p10", 10), ("p12", 12)];
+    match deep.iter().find_map(|(mark, depth)| Some((colour.strip_suffix(mark)?, *depth))) {
+        // FFmpeg narrows full range another way.
+        Some(_) if full => Err(Error::Colour(format!("{colour} of full range"))),
+        Some(found) => Ok(found),
+        None => Ok((colour, 8)),
     }
+}
+
+/// Samples behind the luma of a frame of this arrangement.
+fn others(layout: &str, width: u64, height: u64) -> Option<u64> {
+    let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
+    Some(match layout {
+        "mono" => 0,
+        "420" | "420jpeg" | "420mpeg2" | "420paldv" => 2 * half_width * half_height,
+        "411" => 2 * width.div_ceil(4) * height,
+        "422" => 2 * half_width * height,
+        "444" => 2 * width * height,
+        "444alpha" => 3 * width * height,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -260,3 +260,28 @@ fn clocks_of_all_kinds_agree_with_the_installed_ffmpeg() {
         check_beside_ffmpeg("testsrc2=s=64x48:r=30000/1001", &format!("trim=end_frame=137,format=yuv420p,{filters}"));
     }
 }
+
+#[test]
+fn deep_luma_is_narrowed_as_the_installed_ffmpeg_does_before_it_signs() {
+    let directory = tempfile::tempdir().unwrap();
+    let ffmpeg = |args: &[&str]| {
+        let mut command = Command::new("ffmpeg");
+        let run = command.args(["-nostdin", "-v", "error", "-y"]).args(args).current_dir(directory.path()).status();
+        assert!(run.unwrap().success(), "{args:?}");
+    };
+    for format in ["yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv444p12le"] {
+        let clip = format!("testsrc2=s=128x96:r=25,noise=alls=80:allf=t+u,format={format},crop=98:73:3:5:exact=1");
+        ffmpeg(&["-f", "lavfi", "-i", &clip, "-frames:v", "20", "-strict", "-1", "-pix_fmt", format, "deep.y4m"]);
+        ffmpeg(&["-i", "deep.y4m", "-vf", "signature=format=binary:filename=theirs.bin", "-f", "null", "-"]);
+        let file = std::fs::File::open(directory.path().join("deep.y4m")).unwrap();
+        let mut reader = y4m::Reader::new(BufReader::new(file)).unwrap();
+        let mut signer = Signer::new(reader.width(), reader.height(), reader.time_base()).unwrap();
+        let width = reader.width() as usize;
+        for pts in 0.. {
+            let Some(luma) = reader.next_frame().unwrap() else { break };
+            signer.push(pts, luma, width).unwrap();
+        }
+        assert_eq!(signer.frames(), 20);
+        assert!(signer.finish() == std::fs::read(directory.path().join("theirs.bin")).unwrap(), "{format}");
+    }
+}

@@ -32,7 +32,15 @@ fn start(registry: &Path) -> Worker {
 fn job() -> Job {
     let limits = Limits { deadline_ms: 60_000, ..Limits::default() };
     let profiles = ["240p", "360p"].map(|name| preset(name).unwrap()).to_vec();
-    Job { id: 3, profiles, clip: None, limits, threads: 2, service_provider: String::new() }
+    Job {
+        id: 3,
+        profiles,
+        clip: None,
+        limits,
+        threads: 2,
+        service_provider: String::new(),
+        signatures: Default::default(),
+    }
 }
 
 #[test]

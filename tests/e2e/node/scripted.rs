@@ -81,7 +81,8 @@ impl Transcoder for Scripted {
             let media = Bytes::from(format!("a rendition of {} bytes as {}", request.segment.len(), profile.name));
             let bytes = u64::try_from(media.len()).unwrap();
             let (width, height) = (profile.width, profile.height);
-            Output { rendition: Rendition { width, height, frames: FRAMES, pixels: Pixels(pixels), bytes }, media }
+            let rendition = Rendition { width, height, frames: FRAMES, pixels: Pixels(pixels), bytes };
+            Output { rendition, media, signature: None }
         });
         Ok(Transcoded {
             renditions: renditions.collect(),

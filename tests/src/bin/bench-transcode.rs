@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use sandbox::jail::{JailPlan, ProcessLimits};
 use sandbox::launch::{LaunchPlan, Worker, launch};
 use sandbox::memfd::Sealed;
-use sandbox::message::{Job, Limits};
+use sandbox::message::{Job, Limits, Signatures};
 use serde_json::json;
 
 /// The worker against ffmpeg on the same segments.
@@ -143,7 +143,8 @@ impl Contender {
                 let limits = Limits { deadline_ms: 100_000, ..Limits::default() };
                 let profiles = self.profiles.clone();
                 let threads = u32::try_from(cores)?;
-                let job = Job { id: 1, profiles, clip: None, limits, threads, service_provider: String::new() };
+                let (service_provider, signatures) = (String::new(), Signatures::None);
+                let job = Job { id: 1, profiles, clip: None, limits, threads, service_provider, signatures };
                 let bytes = std::fs::read(source)?;
                 let clock = nix::time::clock_getcpuclockid(Pid::from_raw(i32::try_from(worker.pid())?))?;
                 let before = clock_gettime(clock)?;

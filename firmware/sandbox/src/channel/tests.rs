@@ -5,11 +5,13 @@ use std::thread;
 use livepeer::profile::preset;
 
 use super::*;
-use crate::message::{JobError, Limits};
+use crate::message::{JobError, Limits, Signatures};
 
 fn job() -> Job {
     let profiles = vec![preset("360p").unwrap()];
-    Job { id: 3, profiles, clip: None, limits: Limits::default(), threads: 1, service_provider: "test".into() }
+    let limits = Limits::default();
+    let signatures = Signatures::None;
+    Job { id: 3, profiles, clip: None, limits, threads: 1, service_provider: "test".into(), signatures }
 }
 
 fn failed(detail: String) -> Report {

@@ -51,6 +51,18 @@ fn knows_how_much_chroma_each_format_has() {
 }
 
 #[test]
+fn deeper_samples_are_narrowed() {
+    let mut stream = b"YUV4MPEG2 W2 H2 F25:1 C420p10 XYSCSS=420P10\n".to_vec();
+    for _ in 0..2 {
+        stream.extend_from_slice(b"FRAME\n");
+        stream.extend([0u16, 1023, 514, 514, 512, 512].iter().flat_map(|sample| sample.to_le_bytes()));
+    }
+    assert_eq!(read(&stream).expect("two frames"), vec![vec![0, 255, 129, 128]; 2]);
+    stream.pop();
+    assert!(matches!(read(&stream), Err(Error::Truncated { number: 1 })));
+}
+
+#[test]
 fn refuses_what_is_not_such_a_stream() {
     let error = |stream: &[u8]| read(stream).expect_err("not a stream").to_string();
     assert_eq!(error(b""), "not a YUV4MPEG2 stream");
@@ -61,7 +73,10 @@ fn refuses_what_is_not_such_a_stream() {
     assert_eq!(error(b"YUV4MPEG2 W4 H-2 F25:1\n"), "the stream's parameter H is missing or wrong");
     assert_eq!(error(b"YUV4MPEG2 W4 H2 F0:0\n"), "the stream's parameter F is missing or wrong");
     assert_eq!(error(b"YUV4MPEG2 W4294967295 H4294967295 F25:1\n"), "pictures of 4294967295x4294967295 are too large");
-    assert_eq!(error(b"YUV4MPEG2 W4 H2 F25:1 C420p10\n"), "colour format \"420p10\" is not one of 8-bit planes");
+    let colour = |name: &str| format!("colour format {name:?} is not one of planes of 8, 10 or 12 bits");
+    assert_eq!(error(b"YUV4MPEG2 W4 H2 F25:1 C420p16\n"), colour("420p16"));
+    assert_eq!(error(b"YUV4MPEG2 W4 H2 F25:1 Cp10\n"), colour("p10"));
+    assert_eq!(error(b"YUV4MPEG2 W4 H2 F25:1 C422p10 XCOLORRANGE=FULL\n"), colour("422p10 of full range"));
     assert_eq!(error(b"YUV4MPEG2 W4 H2 F25:1 Cmono\nFRAMES\n"), "frame 0 does not begin as a frame does");
     assert_eq!(error(b"YUV4MPEG2 W4 H2 F25:1 Cmono\nFRAME\n1234567"), "the stream ends within frame 0");
 }
@@ -72,7 +87,7 @@ proptest! {
         head in prop_oneof![
             Just(String::new()),
             "YUV4MPEG2( [WHFCIAX][0-9]{0,3}:?[0-9a-z]{0,3}){0,8}\n?",
-            "YUV4MPEG2 W[0-9]{1,2} H[0-9]{1,2} F25:1( C(mono|411|444))?\n(FRAME\n)?",
+            "YUV4MPEG2 W[0-9]{1,2} H[0-9]{1,2} F25:1( C(mono|411|444|420p10|444p12))?\n(FRAME\n)?",
         ],
         rest in proptest::collection::vec(any::<u8>(), 0..3000),
     ) {
