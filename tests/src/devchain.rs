@@ -337,6 +337,23 @@ impl<'a> DevChain<'a> {
             .with_context(|| format!("{name}.{function} from {from}"))
     }
 
+    /// Deploys a price feed, which has told nothing yet.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn deploy_price_feed(&mut self, description: &str, decimals: u8) -> Result<Address> {
+        self.create("PriceFeed", &[Token::String(description.to_owned()), Token::Uint(decimals.into())]).await
+    }
+
+    /// Makes the price feed tell this from now on.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn tell_price(&self, answer: i64, updated_at: u64) -> Result<()> {
+        let told = [Token::Int(ethers::types::I256::from(answer).into_raw()), Token::Uint(updated_at.into())];
+        self.send(OWNER, "PriceFeed", "tell", &told, Wei::ZERO).await.map(drop)
+    }
+
     async fn create(&mut self, name: &'static str, args: &[Token]) -> Result<Address> {
         let path: PathBuf = repository().join(".tools/contracts").join(format!("{name}.json"));
         let text = std::fs::read_to_string(&path)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ethers::types::U256;
 use livepeer::address::{Address, H256};
-use livepeer::broker::{Broker, BrokerError, ChainHead, Prepared, SenderInfo, TransactionStatus};
+use livepeer::broker::{Broker, BrokerError, ChainHead, FeedAnswer, Prepared, SenderInfo, TransactionStatus};
 use livepeer::ticket::WinningTicket;
 use livepeer::transaction::transaction_hash;
 use livepeer::units::{Round, Timestamp, Wei};
@@ -22,6 +22,7 @@ use crate::contracts::{GetSenderInfoCall, GetSenderInfoReturn, GetServiceURICall
 use crate::deployment::Deployment;
 use crate::error::ChainError;
 use crate::head;
+use crate::price_feed;
 use crate::redemption;
 use crate::revert::Call;
 use crate::rpc::{Rpc, RpcError};
@@ -362,6 +363,10 @@ impl Broker for EthBroker {
 
     async fn broadcast(&self, signed: &[u8]) -> Result<(), BrokerError> {
         Ok(self.send(signed).await?)
+    }
+
+    async fn ether_price(&self, feed: Address) -> Result<FeedAnswer, BrokerError> {
+        Ok(price_feed::read(&self.0.rpc, feed).await?)
     }
 
     async fn transaction_status(

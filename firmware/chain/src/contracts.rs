@@ -119,3 +119,12 @@ abigen!(
         function gasEstimateL1Component(address to, bool contractCreation, bytes data) payable returns (uint64 gasEstimateForL1, uint256 baseFee, uint256 l1BaseFeeEstimate)
     ]"#
 );
+
+abigen!(
+    PriceFeed,
+    r#"[
+        function latestRoundData() view returns (uint80 roundId, int256 answer, uint256 startedAt, uint256 updatedAt, uint80 answeredInRound)
+        function decimals() view returns (uint8)
+        function description() view returns (string)
+    ]"#
+);

@@ -88,6 +88,14 @@ pub enum ChainError {
     /// A number of the chain is larger than any real one.
     #[error("{0} is out of range")]
     Range(&'static str),
+    /// A price feed tells nothing that could be a price.
+    #[error("price feed at {feed}: {reason}")]
+    Feed {
+        /// The feed's contract.
+        feed: Address,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// The endpoint has fallen behind what it told before.
     #[error("endpoint answered for block {found}, block {seen} was seen before")]
     Behind {
@@ -111,9 +119,11 @@ impl ChainError {
             Self::Rpc(_) | Self::Disagree(_) | Self::Behind { .. } | Self::NoBaseFee | Self::GasTooDear { .. } => {
                 FaultClass::Transport
             }
-            Self::Config(_) | Self::NotRegistered { .. } | Self::NoContract { .. } | Self::Balance { .. } => {
-                FaultClass::Operator
-            }
+            Self::Config(_)
+            | Self::NotRegistered { .. }
+            | Self::NoContract { .. }
+            | Self::Balance { .. }
+            | Self::Feed { .. } => FaultClass::Operator,
             Self::Inactive(_) => FaultClass::WaitForActiveSet,
             Self::Used => FaultClass::Done,
             Self::Decode { .. } | Self::Range(_) => FaultClass::Bug,

@@ -13,6 +13,7 @@ mod error;
 mod gas;
 mod head;
 mod payout;
+mod price_feed;
 mod redemption;
 pub mod revert;
 pub mod rpc;

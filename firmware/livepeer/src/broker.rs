@@ -7,6 +7,7 @@ use std::future::Future;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, H256};
+use crate::price::quoted::EtherPrice;
 use crate::ticket::WinningTicket;
 use crate::transaction::Transaction;
 use crate::units::{L1Block, L2Block, Round, Timestamp, Wei};
@@ -128,6 +129,15 @@ pub struct BrokerError {
     pub detail: String,
 }
 
+/// What a price feed told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedAnswer {
+    /// What an ether costs.
+    pub price: EtherPrice,
+    /// When the feed was last written to.
+    pub updated_at: Timestamp,
+}
+
 /// The contracts, as far as an orchestrator needs them.
 pub trait Broker: Send + Sync + 'static {
     /// The chain as last seen; `None` before the first successful read.
@@ -158,6 +168,12 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Sends signed bytes. Sending the same bytes again is harmless.
     fn broadcast(&self, signed: &[u8]) -> impl Future<Output = Result<(), BrokerError>> + Send;
+
+    /// What a price feed tells. A chain that knows no feeds has none.
+    fn ether_price(&self, feed: Address) -> impl Future<Output = Result<FeedAnswer, BrokerError>> + Send {
+        let detail = format!("there is no price feed at {feed}");
+        async move { Err(BrokerError { class: FaultClass::Operator, detail }) }
+    }
 
     /// What became of a transaction with this hash, sender and account nonce.
     fn transaction_status(

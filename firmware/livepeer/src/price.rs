@@ -29,7 +29,9 @@ pub enum PriceError {
     #[error("price does not fit the wire format")]
     TooLarge,
     /// Text that is not a decimal number.
-    #[error("not a price: expected a decimal number of wei per pixel such as 1200 or 0.7")]
+    #[error(
+        "not a price: expected a decimal number such as 1200 or 0.7, in wei unless a currency follows as in 0.41USD"
+    )]
     Text,
 }
 

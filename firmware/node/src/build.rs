@@ -11,6 +11,7 @@ use livepeer::units::Timestamp;
 use millrace_hal::{Clock, LinuxClock};
 use orchestrator::config::ServiceUri;
 use orchestrator::payment::TillParts;
+use orchestrator::prices::FeedReport;
 use orchestrator::pool::{Driver, Pool, PoolConfig, PoolError};
 use orchestrator::redeemer::RedeemerError;
 use orchestrator::tls::TlsError;
@@ -21,6 +22,7 @@ use service::status::Workers as WorkersStatus;
 use service::{CredentialError, ExitReason, Shutdown};
 use signer_protocol::{SignerClient, SignerError};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Config, Workers};
@@ -232,6 +234,7 @@ pub(crate) async fn on_chain(
         Arc::new(LinuxClock),
         config.redeem.clone(),
     );
+    let (_, feed) = watch::channel(FeedReport::default());
     let till = Till::new(TillParts {
         broker: Arc::clone(&broker),
         signer,
@@ -239,6 +242,7 @@ pub(crate) async fn on_chain(
         secret,
         recipient,
         config: config.payment.clone(),
+        feed,
         redeemer: reported,
     });
     Ok(OnChain { broker, ledger, till, redeemer })

@@ -166,7 +166,7 @@ mod tests {
                     [payment]\nprice_per_pixel = \"0.7\"\n";
         let config = read(text).unwrap();
         assert_eq!((config.redeem.confirmations, config.redeem.stuck_after_s), (2, 300));
-        assert_eq!(config.payment.price_per_pixel.parts(), (7, 10));
+        assert_eq!(config.payment.price_per_pixel.to_string(), "0.7");
         assert!(read(&text.replace("rpc = [\"http://127.0.0.1:8545\"]", "rpc = []")).is_err());
     }
 

@@ -1,14 +1,20 @@
 //! What an operator may set about serving gateways.
 //!
 //! Every key is read at start; a reload applies none of them.
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use livepeer::price::PricePerPixel;
+use livepeer::address::Address;
+use livepeer::price::quoted::{Currency, EtherPrice, QuotedPrice};
 use livepeer::units::Wei;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::pricing::at_least;
+
+/// The feed of ether in US dollars on Arbitrum One.
+const ARBITRUM_ETH_USD: &str = "0x639Fe6ab55C921f74e7fac1ee960C0B6293ba612";
 /// The port the network expects an orchestrator on.
 pub const DEFAULT_PORT: u16 = 8935;
 
@@ -25,8 +31,11 @@ pub struct Config {
     pub tls_certificate: Option<PathBuf>,
     /// Key of that certificate, PEM. Default: one made in the state directory.
     pub tls_key: Option<PathBuf>,
-    /// Sessions at the same time. Range 1–1000, default 10.
-    pub max_sessions: usize,
+    /// Sessions at the same time, at most: 1–1000, or `auto`, which lets in what the measured speed of the box and its
+    /// memory carry. Default `auto`.
+    pub max_sessions: MaxSessions,
+    /// Percent of the measured speed that sessions never get. Range 0–90, default 20.
+    pub headroom_percent: u8,
     /// Connections at the same time; a quarter of them for one address. Range 16–65536, default 1024.
     pub max_connections: usize,
     /// Mebibytes that uploads may hold at the same time. Range 32–65536, default 1024.
@@ -46,7 +55,8 @@ impl Default for Config {
             listen: Listen::default(),
             tls_certificate: None,
             tls_key: None,
-            max_sessions: 10,
+            max_sessions: MaxSessions::Auto,
+            headroom_percent: 20,
             max_connections: 1024,
             upload_memory_mib: 1024,
             rendition_memory_mib: 512,
@@ -64,7 +74,8 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let size = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         for (key, value, min, max) in [
-            ("max_sessions", size(self.max_sessions), 1, 1000),
+            ("max_sessions", self.max_sessions.checked(), 1, 1000),
+            ("headroom_percent", self.headroom_percent.into(), 0, 90),
             ("max_connections", size(self.max_connections), 16, 65_536),
             ("upload_memory_mib", size(self.upload_memory_mib), 32, 65_536),
             ("rendition_memory_mib", size(self.rendition_memory_mib), 32, 65_536),
@@ -87,17 +98,70 @@ impl Config {
     }
 }
 
+/// A bound on sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxSessions {
+    /// None but what is measured.
+    Auto,
+    /// This many.
+    Fixed(usize),
+}
+
+impl MaxSessions {
+    /// The bound, where something else bounds them too.
+    #[must_use]
+    pub fn at_most(self, other: usize) -> usize {
+        match self {
+            Self::Auto => other,
+            Self::Fixed(most) => most.min(other),
+        }
+    }
+}
+
+impl MaxSessions {
+    /// A number for the check of ranges; `auto` is always in it.
+    fn checked(self) -> u64 {
+        match self {
+            Self::Auto => 1,
+            Self::Fixed(most) => u64::try_from(most).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MaxSessions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Text {
+            Number(usize),
+            Word(String),
+        }
+        match Text::deserialize(deserializer) {
+            Ok(Text::Number(most)) => Ok(Self::Fixed(most)),
+            Ok(Text::Word(word)) if word == "auto" => Ok(Self::Auto),
+            _ => Err(de::Error::custom("max_sessions must be \"auto\" or a number from 1 to 1000")),
+        }
+    }
+}
+
 /// What the work costs and what tickets must look like. Used on chain only.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PaymentConfig {
-    /// Wei per encoded pixel as decimal text, `1200` or `0.7`. Zero works for nothing. Default 1200.
-    #[serde(deserialize_with = "price")]
-    pub price_per_pixel: PricePerPixel,
-    /// The most asked per pixel when the cost of redeeming is on top, so that a spike of gas does not drive
-    /// gateways away. Not below `price_per_pixel`. Default none.
-    #[serde(deserialize_with = "ceiling")]
-    pub max_price_per_pixel: Option<PricePerPixel>,
+    /// Price of an encoded pixel as decimal text in wei, `1200` or `0.7`, or with a currency, `0.00000002ETH` or
+    /// `0.41USD`. Zero works for nothing. Default 1200.
+    pub price_per_pixel: QuotedPrice,
+    /// How many pixels the prices here are for; a price in dollars is readable for 1000000000000. Default 1.
+    pub pixels_per_unit: u64,
+    /// Prices of single gateways, by address. Default none.
+    pub price_per_gateway: BTreeMap<Address, QuotedPrice>,
+    /// The most asked, whatever gas costs and whatever the feed tells. Not below the prices. Default none.
+    pub max_price_per_pixel: Option<QuotedPrice>,
+    /// Contract that tells the price of ether in the currency of prices that are not in wei or ether. Default: the
+    /// feed of US dollars on Arbitrum One.
+    pub price_feed: Address,
+    /// Seconds after which an answer of the feed is too old to offer at. Range 60–604800, default 90000.
+    pub price_feed_max_age_s: u64,
     /// Does the price carry the cost of redeeming on top? Default true.
     pub auto_adjust_price: bool,
     /// Wei a ticket is worth on average. A gateway refuses more than 3000000000000. Default 8000000000.
@@ -113,8 +177,12 @@ pub struct PaymentConfig {
 impl Default for PaymentConfig {
     fn default() -> Self {
         Self {
-            price_per_pixel: PricePerPixel::new(1200, 1).expect("a constant price is a price"),
+            price_per_pixel: "1200".parse().expect("a constant price is a price"),
+            pixels_per_unit: 1,
+            price_per_gateway: BTreeMap::new(),
             max_price_per_pixel: None,
+            price_feed: ARBITRUM_ETH_USD.parse().expect("a constant address is an address"),
+            price_feed_max_age_s: 90_000,
             auto_adjust_price: true,
             ticket_ev_wei: Wei::from(8_000_000_000),
             face_value_multiplier: 100,
@@ -133,12 +201,20 @@ impl PaymentConfig {
         for (key, value, min, max) in [
             ("face_value_multiplier", self.face_value_multiplier, 1, 10_000),
             ("redeem_gas", self.redeem_gas, 100_000, 3_000_000),
+            ("pixels_per_unit", self.pixels_per_unit, 1, 1_000_000_000_000_000),
+            ("price_feed_max_age_s", self.price_feed_max_age_s, 60, 604_800),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(ConfigError::Range { key, value, min, max });
             }
         }
-        if self.max_price_per_pixel.is_some_and(|ceiling| !crate::pricing::at_least(ceiling, self.price_per_pixel)) {
+        for price in self.per_gateway_and_default().chain(&self.max_price_per_pixel) {
+            // Told now rather than at the first offer; in other currencies that depends on the day.
+            if !matches!(price.currency(), Currency::Other(_)) {
+                price.per_pixel(self.pixels_per_unit, None).map_err(|source| ConfigError::Price(source.to_string()))?;
+            }
+        }
+        if self.per_gateway_and_default().any(|price| self.is_above_ceiling(price)) {
             return Err(ConfigError::Ceiling);
         }
         if self.ticket_ev_wei.is_zero() {
@@ -148,12 +224,35 @@ impl PaymentConfig {
     }
 }
 
-fn price<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PricePerPixel, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-}
+impl PaymentConfig {
+    /// Every price asked.
+    pub(crate) fn per_gateway_and_default(&self) -> impl Iterator<Item = &QuotedPrice> {
+        std::iter::once(&self.price_per_pixel).chain(self.price_per_gateway.values())
+    }
 
-fn ceiling<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PricePerPixel>, D::Error> {
-    price(deserializer).map(Some)
+    /// Is this price above the ceiling on any day? Prices in different currencies are compared only when asked.
+    fn is_above_ceiling(&self, price: &QuotedPrice) -> bool {
+        let Some(ceiling) = &self.max_price_per_pixel else { return false };
+        let same = match (price.currency(), ceiling.currency()) {
+            (Currency::Other(one), Currency::Other(other)) => one == other,
+            (Currency::Other(_), _) | (_, Currency::Other(_)) => false,
+            _ => true,
+        };
+        let ether = match price.currency() {
+            Currency::Other(currency) => {
+                Some(EtherPrice { currency: currency.clone(), units: 1.into(), ether: 1.into() })
+            }
+            _ => None,
+        };
+        let in_wei = |price: &QuotedPrice| price.per_pixel(self.pixels_per_unit, ether.as_ref());
+        same && matches!((in_wei(ceiling), in_wei(price)), (Ok(ceiling), Ok(price)) if !at_least(ceiling, price))
+    }
+
+    /// Time after which an answer of the price feed is too old.
+    #[must_use]
+    pub fn price_feed_max_age(&self) -> Duration {
+        Duration::from_secs(self.price_feed_max_age_s)
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -172,8 +271,11 @@ pub enum ConfigError {
         max: u64,
     },
     /// The ceiling of the price is below the price.
-    #[error("max_price_per_pixel must not be below price_per_pixel")]
+    #[error("max_price_per_pixel must not be below price_per_pixel and the prices of single gateways")]
     Ceiling,
+    /// A price that is none on the wire.
+    #[error("price: {0}")]
+    Price(String),
     /// An amount that must not be nothing.
     #[error("{key} must not be zero")]
     Zero {
@@ -319,13 +421,27 @@ mod tests {
 
     #[test]
     fn numbers_outside_their_range_are_named() {
-        let config = Config { max_sessions: 0, ..Config::default() };
+        let config = Config { max_sessions: MaxSessions::Fixed(0), ..Config::default() };
         assert_eq!(config.check().unwrap_err().to_string(), "max_sessions is 0, must be 1 to 1000");
         let config = Config { tls_key: Some("key.pem".into()), ..Config::default() };
         assert!(config.check().is_err());
         assert_eq!(Config::default().check(), Ok(()));
         assert_eq!(PaymentConfig::default().check(), Ok(()));
-        let low = PaymentConfig { max_price_per_pixel: Some(PricePerPixel::FREE), ..PaymentConfig::default() };
-        assert_eq!(low.check(), Err(ConfigError::Ceiling));
+        let with = |price: &str, ceiling: &str, pixels_per_unit: u64| {
+            let (price_per_pixel, ceiling) = (price.parse().unwrap(), ceiling.parse().unwrap());
+            let max_price_per_pixel = Some(ceiling);
+            PaymentConfig { price_per_pixel, max_price_per_pixel, pixels_per_unit, ..PaymentConfig::default() }.check()
+        };
+        assert_eq!(with("1200", "0", 1), Err(ConfigError::Ceiling));
+        assert_eq!(with("0.41USD", "0.40USD", 1_000_000_000_000), Err(ConfigError::Ceiling));
+        assert_eq!(with("0.41USD", "0.41USD", 1_000_000_000_000), Ok(()));
+        assert_eq!(with("0.41USD", "1", 1), Ok(()), "that depends on the day");
+        assert_eq!(with("1", "0.000000000000000002ETH", 1), Ok(()));
+        assert!(matches!(with("100ETH", "100ETH", 1), Err(ConfigError::Price(_))));
+        let friend = [(Address::NULL, "1201".parse().unwrap())].into();
+        let ceiling = Some("1200".parse().unwrap());
+        let dear =
+            PaymentConfig { price_per_gateway: friend, max_price_per_pixel: ceiling, ..PaymentConfig::default() };
+        assert_eq!(dear.check(), Err(ConfigError::Ceiling));
     }
 }

@@ -53,7 +53,7 @@ impl OfferError {
         match self {
             Self::ChainUnknown | Self::Standing(_) => Fault::Chain,
             Self::Pricing(PricingError::Reserve(_)) => Fault::Gateway,
-            Self::Ledger(_) | Self::Pricing(PricingError::Price(_)) => Fault::Ours,
+            Self::Ledger(_) | Self::Pricing(PricingError::Price(_) | PricingError::Quote(_)) => Fault::Ours,
         }
     }
 }
@@ -74,7 +74,7 @@ impl<T: Transcoder, B: Broker, S: Signer> orchestrator_server::Orchestrator for 
         if node.till.is_some() && !signed_by(&request, sender) {
             return Err(refuse(node, peer, "Invalid orchestrator request: orchestrator req sig check failed"));
         }
-        if !node.sessions.has_room(node.owner(sender, peer), node.max_sessions(), node.now()) {
+        if !node.sessions.has_room(node.owner(sender, peer), node.open_to_newcomers(), node.now()) {
             return Err(refuse(node, peer, &format!("Invalid orchestrator request: {Capped}")));
         }
         match node.offer(sender, None, &node.new_token()).await {
@@ -143,12 +143,17 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             ..net::OrchestratorInfo::default()
         };
         if let Some(till) = &self.till {
-            let (price, params) = till.offer(sender, fixed, self.now()).await?;
+            let (price, params) = till.offer(sender, fixed.or(self.granted(sender)), self.now()).await?;
             info.ticket_params = Some(params_to_wire(&params));
             info.price_info = Some(price_to_wire(price));
             info.address = till.signer.account().as_bytes().to_vec();
         }
         Ok(info)
+    }
+
+    /// The price the operator granted this gateway by webhook.
+    pub(crate) fn granted(&self, _sender: Address) -> Option<PricePerPixel> {
+        None
     }
 
     /// Who owns what this peer does.

@@ -9,6 +9,7 @@ pub mod info;
 pub mod node;
 pub mod payment;
 pub mod pool;
+pub mod prices;
 pub mod pricing;
 pub mod redeemer;
 pub mod reject;

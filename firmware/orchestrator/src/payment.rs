@@ -31,7 +31,8 @@ use crate::config::PaymentConfig;
 use crate::info::OfferError;
 use crate::node::Orchestrator;
 use crate::pool::Transcoder;
-use crate::pricing;
+use crate::prices::{FeedReport, Prices};
+use crate::pricing::{self, Asked, PricingError};
 use crate::redeemer::{RedeemerReport, alarms};
 use crate::reject::{Fault, Rejection};
 use crate::segment::{check_signature, payment_header, segment_header};
@@ -83,6 +84,9 @@ pub enum PaymentError {
     /// The sender has too many winners here.
     #[error("sender has too many unredeemed winning tickets")]
     TooManyHeld,
+    /// There is no price today, so none can be compared.
+    #[error("no price is known now")]
+    NoPrice,
     /// The chain was not seen lately.
     #[error("the chain was not seen lately")]
     ChainUnknown,
@@ -98,7 +102,7 @@ impl PaymentError {
     /// Is it nobody's business but ours?
     #[must_use]
     pub fn is_internal(&self) -> bool {
-        matches!(self, Self::ChainUnknown | Self::Standing(_) | Self::Ledger(_))
+        matches!(self, Self::ChainUnknown | Self::Standing(_) | Self::NoPrice | Self::Ledger(_))
     }
 
     /// What the gateway is told.
@@ -112,7 +116,7 @@ impl PaymentError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::ChainUnknown | Self::Standing(_) => Fault::Chain,
-            Self::Ledger(_) | Self::Inactive { .. } => Fault::Ours,
+            Self::Ledger(_) | Self::NoPrice | Self::Inactive { .. } => Fault::Ours,
             _ => Fault::Gateway,
         }
     }
@@ -122,7 +126,7 @@ impl PaymentError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Wire(_) => "encoding",
-            Self::Price { .. } => "price",
+            Self::Price { .. } | Self::NoPrice => "price",
             Self::Inactive { .. } => "inactive",
             Self::Unlocking { .. } => "unlocking",
             Self::Ticket(TicketError::Expired) => "expired",
@@ -150,6 +154,8 @@ pub struct TillParts<B, S> {
     pub recipient: Address,
     /// What the work costs.
     pub config: PaymentConfig,
+    /// What the price feed last told.
+    pub feed: watch::Receiver<FeedReport>,
     /// What the redeemer last said.
     pub redeemer: watch::Receiver<RedeemerReport>,
 }
@@ -161,7 +167,8 @@ pub struct Till<B, S> {
     pub(crate) ledger: Ledger,
     secret: RecipientSecret,
     recipient: Address,
-    config: PaymentConfig,
+    pub(crate) config: PaymentConfig,
+    pub(crate) prices: Prices,
     pub(crate) redeemer: watch::Receiver<RedeemerReport>,
     standings: Mutex<HashMap<Address, (Instant, SenderInfo)>>,
 }
@@ -182,8 +189,9 @@ impl<B, S> Till<B, S> {
     /// Opens the till.
     #[must_use]
     pub fn new(parts: TillParts<B, S>) -> Self {
-        let TillParts { broker, signer, ledger, secret, recipient, config, redeemer } = parts;
-        Self { broker, signer, ledger, secret, recipient, config, redeemer, standings: Mutex::default() }
+        let TillParts { broker, signer, ledger, secret, recipient, config, feed, redeemer } = parts;
+        let prices = Prices::new(&config, feed);
+        Self { broker, signer, ledger, secret, recipient, config, prices, redeemer, standings: Mutex::default() }
     }
 
     /// Who is paid.
@@ -194,32 +202,43 @@ impl<B, S> Till<B, S> {
 }
 
 impl<B: Broker, S: Signer> Till<B, S> {
-    /// Makes an offer to a sender: at the session's price when it has one, else at today's.
+    /// Makes an offer to a sender: at the settled price when there is one, else at today's.
     ///
     /// # Errors
     /// [`OfferError`].
     pub async fn offer(
         &self,
         sender: Address,
-        fixed: Option<PricePerPixel>,
+        settled: Option<PricePerPixel>,
         now: Timestamp,
     ) -> Result<(PricePerPixel, TicketParams), OfferError> {
         let head = self.head(now).ok_or(OfferError::ChainUnknown)?;
         let standing = self.standing(sender).await?;
         let exposed = self.exposed(sender).await.map_err(OfferError::Ledger)?;
         let mut rng = rand::rngs::OsRng;
-        let terms = pricing::terms(&self.config, &head, sender, &standing, exposed, fixed, &mut rng)?;
+        let asked = match settled {
+            Some(price) => Asked::Settled(price),
+            None => Asked::Today(self.prices.of(sender).map_err(PricingError::from)?),
+        };
+        let terms = pricing::terms(&self.config, &head, sender, &standing, exposed, asked, &mut rng)?;
         Ok((terms.price, pricing::offer(&self.secret, self.recipient, &terms)))
     }
 
     /// The price a payment's sender believes in, if it may be right: the session's, or before there is one, a
     /// price that tickets will have to prove or that is not below today's.
-    pub(crate) fn believed_price(&self, session: &Session, payment: &net::Payment) -> Option<PricePerPixel> {
+    pub(crate) fn believed_price(
+        &self,
+        session: &Session,
+        payment: &net::Payment,
+        granted: Option<PricePerPixel>,
+    ) -> Option<PricePerPixel> {
         session.price().or_else(|| {
             let told = payment.expected_price.as_ref()?;
             let expected = PricePerPixel::from_wire(told.price_per_unit, told.pixels_per_unit).ok()?;
+            let sender = Address::from_bytes(&payment.sender).unwrap_or_default();
             let proved_by_tickets = payment.ticket_params.is_some();
-            (proved_by_tickets || pricing::at_least(expected, self.floor_price())).then_some(expected)
+            let enough = || self.floor_price(sender, granted).is_some_and(|floor| pricing::at_least(expected, floor));
+            (proved_by_tickets || enough()).then_some(expected)
         })
     }
 
@@ -236,6 +255,7 @@ impl<B: Broker, S: Signer> Till<B, S> {
         payment: &net::Payment,
         account: &Account,
         session: Option<&Session>,
+        granted: Option<PricePerPixel>,
         now: Timestamp,
     ) -> Result<PricePerPixel, PaymentError> {
         let payment = payment_from_wire(payment)?;
@@ -246,9 +266,11 @@ impl<B: Broker, S: Signer> Till<B, S> {
         }
         match session.and_then(Session::price) {
             Some(price) if price != expected => return Err(PaymentError::Price { expected, price }),
-            None if payment.tickets.is_none() && !pricing::at_least(expected, self.floor_price()) => {
-                return Err(PaymentError::Price { expected, price: self.floor_price() });
-            }
+            None if payment.tickets.is_none() => match self.floor_price(payment.sender, granted) {
+                Some(price) if pricing::at_least(expected, price) => {}
+                Some(price) => return Err(PaymentError::Price { expected, price }),
+                None => return Err(PaymentError::NoPrice),
+            },
             _ => {}
         }
         if let Some(batch) = payment.tickets {
@@ -387,10 +409,14 @@ impl<B: Broker, S: Signer> Till<B, S> {
         });
     }
 
-    /// The least price we ever offer: overhead only adds to it.
-    fn floor_price(&self) -> PricePerPixel {
-        let base = self.config.price_per_pixel;
-        if self.config.auto_adjust_price { base.with_overhead(Wei::ZERO, Wei::ZERO).unwrap_or(base) } else { base }
+    /// The least price we offer this sender today: overhead only adds to it.
+    fn floor_price(&self, sender: Address, granted: Option<PricePerPixel>) -> Option<PricePerPixel> {
+        if granted.is_some() {
+            return granted;
+        }
+        let today = self.prices.of(sender).ok()?;
+        let adjusted = || pricing::adjusted(today, Wei::ZERO, Wei::ZERO).unwrap_or(today.base);
+        Some(if self.config.auto_adjust_price { adjusted() } else { today.base })
     }
 }
 
@@ -432,7 +458,7 @@ async fn pay<T: Transcoder, B: Broker, S: Signer>(
     if let Some(till) = &node.till {
         let manifest = String::from_utf8(meta.manifest_id).unwrap_or_else(|error| hex::encode(error.into_bytes()));
         let account = Account::manifest(sender, manifest);
-        price = Some(till.take(&payment, &account, session.as_deref(), node.now()).await?);
+        price = Some(till.take(&payment, &account, session.as_deref(), node.granted(sender), node.now()).await?);
     }
     Ok(node.offer(sender, price, &token).await?)
 }

@@ -135,7 +135,8 @@ impl Stage {
                 RedeemerConfig::default(),
             );
             let secret = RecipientSecret::new([3; 32], ledger.generation());
-            Till::new(TillParts { broker, signer, ledger, secret, recipient: US, config, redeemer })
+            let (_, feed) = tokio::sync::watch::channel(orchestrator::prices::FeedReport::default());
+            Till::new(TillParts { broker, signer, ledger, secret, recipient: US, config, feed, redeemer })
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let bound: SocketAddr = listener.local_addr().unwrap();
@@ -166,7 +167,7 @@ impl Stage {
 
     async fn on_chain() -> Self {
         let payment = PaymentConfig {
-            price_per_pixel: PricePerPixel::new(PRICE, 1).unwrap(),
+            price_per_pixel: PricePerPixel::new(PRICE, 1).unwrap().into(),
             auto_adjust_price: false,
             ticket_ev_wei: Wei::from(EV),
             max_face_value_wei: Wei::from(4 * EV),

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use primitive_types::{U256, U512};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{PriceError, PricePerPixel};
 
@@ -184,6 +185,18 @@ impl fmt::Display for QuotedPrice {
             Currency::Ether => f.write_str("ETH"),
             Currency::Other(currency) => f.write_str(currency),
         }
+    }
+}
+
+impl Serialize for QuotedPrice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for QuotedPrice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
