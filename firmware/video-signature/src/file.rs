@@ -86,6 +86,31 @@ fn write_frame(bits: &mut BitString, frame: &FrameSignature) {
     }
 }
 
+/// What a file says of itself before its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overview {
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Frames signed.
+    pub frames: u32,
+}
+
+impl Overview {
+    /// Reads the header of a file; `None` when it is shorter than one.
+    #[must_use]
+    pub fn read(file: &[u8]) -> Option<Self> {
+        let field = |first: usize, bits: usize| {
+            (first..first + bits).try_fold(0u32, |value, bit| {
+                Some(value << 1 | u32::from(file.get(bit / 8)? >> (7 - bit % 8) & 1))
+            })
+        };
+        let (last_column, last_row) = (field(65, 16)?, field(81, 16)?);
+        Some(Self { width: last_column + 1, height: last_row + 1, frames: field(129, 32)? })
+    }
+}
+
 fn number(frames: usize) -> u32 {
     u32::try_from(frames).expect("a signer takes no more frames than 32 bits count")
 }
@@ -93,6 +118,15 @@ fn number(frames: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_header_is_read_as_it_was_written() {
+        let mut signer = crate::Signer::new(1280, 50, crate::TimeBase::MPEG).expect("a size");
+        (0..3).for_each(|pts| signer.push(pts, &[7; 1280 * 50], 1280).expect("a frame"));
+        let file = signer.finish();
+        assert_eq!(Overview::read(&file), Some(Overview { width: 1280, height: 50, frames: 3 }));
+        assert_eq!(Overview::read(&file[..20]), None);
+    }
 
     #[test]
     fn the_parts_have_the_sizes_of_the_vectors() {

@@ -26,5 +26,6 @@ mod noise;
 mod signer;
 pub mod y4m;
 
+pub use file::Overview;
 pub use frame::FRAME_BYTES;
 pub use signer::{Error, LARGEST_SIDE, SMALLEST_SIDE, Signer, TimeBase};
