@@ -54,6 +54,7 @@ pub(crate) fn job(behaviour: &str) -> Job {
         threads: 1,
         service_provider: behaviour.to_owned(),
         signatures: Default::default(),
+        video_seen: false,
     }
 }
 

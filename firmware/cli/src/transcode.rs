@@ -153,6 +153,7 @@ fn one(
         threads: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
         service_provider: format!("Livepeer Transcoder {} (offline)", env!("CARGO_PKG_VERSION")),
         signatures: Signatures::None,
+        video_seen: false,
     };
     let segment = Sealed::from_bytes(&piece.bytes).map_err(|error| ours("cannot hand the file over", &error))?;
     let (done, renditions) =

@@ -60,6 +60,13 @@ impl VideoCodec {
             Self::Vp8 | Self::Vp9 => ((16, 16), (8192, 8192)),
         }
     }
+
+    /// Is a frame of this size within [`size_limits`](Self::size_limits)? A very long and narrow source leads out of them.
+    #[must_use]
+    pub fn takes(self, size: (u32, u32)) -> bool {
+        let ((min_w, min_h), (max_w, max_h)) = self.size_limits();
+        (min_w..=max_w).contains(&size.0) && (min_h..=max_h).contains(&size.1)
+    }
 }
 
 /// The H.264 profile a rendition must conform to.

@@ -68,6 +68,7 @@ struct State {
     queued: usize,
     last_used: Instant,
     established: bool,
+    video_seen: bool,
 }
 
 impl Session {
@@ -86,6 +87,17 @@ impl Session {
     /// Fixes the price when it is not yet; returns the one that holds.
     pub fn fix_price(&self, price: PricePerPixel) -> PricePerPixel {
         *self.lock().price.get_or_insert(price)
+    }
+
+    /// Did a segment of it have pictures?
+    #[must_use]
+    pub fn video_seen(&self) -> bool {
+        self.lock().video_seen
+    }
+
+    /// A segment of it had pictures: from now on one may come with sound alone.
+    pub fn saw_video(&self) {
+        self.lock().video_seen = true;
     }
 
     /// Waits in line: one segment of a session runs at a time, [`QUEUE`] may wait.
@@ -208,17 +220,19 @@ impl Sessions {
         let mut open = self.open();
         let Visitor { id, owner, token_ends, now } = *visitor;
         let mut succeeded = None;
+        let mut video_seen = false;
         if !open.contains_key(id) {
             if open.len() >= max {
                 let old = predecessor(&open, owner, now).ok_or_else(|| {
                     self.counters().refused += 1;
                     Capped
                 })?;
-                open.remove(&old);
+                video_seen = open.remove(&old).is_some_and(|session| session.video_seen());
                 self.counters().ended += 1;
                 succeeded = Some(old);
             }
-            let state = State { price: None, inside: 0, queued: 0, last_used: Instant::now(), established: false };
+            let last_used = Instant::now();
+            let state = State { price: None, inside: 0, queued: 0, last_used, established: false, video_seen };
             let session =
                 Session { id: id.to_owned(), owner, token_ends, state: Mutex::new(state), turn: Arc::default() };
             open.insert(id.to_owned(), Arc::new(session));

@@ -26,6 +26,10 @@ pub struct Job {
     /// Whose pictures get an MPEG-7 video signature.
     #[serde(default)]
     pub signatures: Signatures,
+    /// Did an earlier segment of the stream have pictures? Then this one may come without: its renditions are
+    /// its sound. A stream that begins without is refused.
+    #[serde(default)]
+    pub video_seen: bool,
 }
 
 /// Whose pictures get an MPEG-7 video signature, the network's "perceptual hash".
@@ -180,6 +184,9 @@ pub enum JobError {
     /// Neither MPEG-TS nor MP4, or nothing readable in it.
     #[error("Demuxer not found")]
     UnknownContainer,
+    /// The container asked for does not carry the codec asked for.
+    #[error("Muxer not found")]
+    MuxerNotFound,
     /// No encoder for the codec asked for.
     #[error("Encoder not found")]
     EncoderNotFound,

@@ -155,8 +155,10 @@ fn check_source(job: &Job, done: &Done) -> Result<(), Lie> {
     let (frames, pixels, duration_ms) = (done.decoded_frames, done.decoded_pixels.0, done.duration_ms);
     let most_frames = duration_ms.saturating_mul(MAX_FRAMES_PER_MS).saturating_add(FRAMES_SLACK);
     let most_pixels = frames.saturating_mul(MAX_SOURCE_SIDE * MAX_SOURCE_SIDE);
+    // Only a stream that had pictures may have a segment without.
+    let least_frames = if job.video_seen { 0 } else { 1 };
     let possible = duration_ms <= job.limits.max_duration_ms
-        && (1..=most_frames).contains(&frames)
+        && (least_frames..=most_frames).contains(&frames)
         && (frames..=most_pixels).contains(&pixels);
     if possible { Ok(()) } else { Err(Lie::Source { frames, pixels, duration_ms }) }
 }
@@ -182,11 +184,14 @@ fn check_signatures(done: &Done, wanted: usize) -> Result<(), Lie> {
 fn check_rendition(job: &Job, done: &Done, profile: &Profile, rendition: &Rendition, index: usize) -> Result<(), Lie> {
     let Rendition { width, height, frames, pixels, bytes } = *rendition;
     let ((min_w, min_h), (max_w, max_h)) = profile.codec.size_limits();
-    if !(min_w..=max_w).contains(&width) || !(min_h..=max_h).contains(&height) {
-        return Err(Lie::Size { index, width, height });
-    }
     if bytes == 0 || bytes > job.limits.max_output_bytes {
         return Err(Lie::Bytes { index, bytes });
+    }
+    if done.decoded_frames == 0 && (width, height, frames, pixels.0) == (0, 0, 0, 0) {
+        return Ok(());
+    }
+    if !(min_w..=max_w).contains(&width) || !(min_h..=max_h).contains(&height) {
+        return Err(Lie::Size { index, width, height });
     }
     let most_frames = done.decoded_frames.saturating_mul(MAX_FRAMES_PER_DECODED).min(bytes / MIN_BYTES_PER_FRAME);
     if !(1..=most_frames).contains(&frames) {
@@ -224,6 +229,7 @@ mod tests {
             threads: 1,
             service_provider: "Livepeer Transcoder (test)".into(),
             signatures: Signatures::None,
+            video_seen: false,
         }
     }
 
@@ -290,6 +296,23 @@ mod tests {
     fn a_file_is_neither_empty_nor_over_its_limit() {
         assert!(matches!(verdict(|d| d.renditions[1].bytes = 0), Err(Lie::Bytes { index: 1, .. })));
         assert!(matches!(verdict(|d| d.renditions[1].bytes = 400_000_000), Err(Lie::Bytes { index: 1, .. })));
+    }
+
+    #[test]
+    fn sound_alone_is_believed_only_of_a_stream_that_had_pictures() {
+        let mute = |job: &Job| {
+            let mut done = done();
+            (done.decoded_frames, done.decoded_pixels) = (0, Pixels(0));
+            for rendition in &mut done.renditions {
+                *rendition = Rendition { width: 0, height: 0, frames: 0, pixels: Pixels(0), bytes: 9000 };
+            }
+            check_report(job, &Report::Done(done), 2)
+        };
+        assert_eq!(mute(&Job { video_seen: true, ..job() }), Ok(()));
+        assert!(matches!(mute(&job()), Err(Lie::Source { .. })));
+        let some = Done { decoded_frames: 0, decoded_pixels: Pixels(0), ..done() };
+        let verdict = check_report(&Job { video_seen: true, ..job() }, &Report::Done(some), 2);
+        assert!(matches!(verdict, Err(Lie::Frames { .. })), "{verdict:?}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::pipeline::Failure;
 use crate::resample::{Resampler, Runaway};
 use crate::scale::{Scaler, planar};
+use crate::signature::{Desk, Pen};
 use crate::source::Source;
 
 /// Frames that may wait between two threads: enough to ride out an encoder's hiccups, 11 MB at 720p.
@@ -32,8 +33,8 @@ pub(crate) struct Climbed {
 #[derive(Debug, Clone)]
 enum Step {
     Frame(Frame),
-    /// The first moment after the last frame.
-    End(Ticks),
+    /// The first moment after the last frame, and whether nothing follows in another size.
+    End(Ticks, bool),
 }
 
 /// Running threads, fed with frames of one size.
@@ -54,18 +55,25 @@ pub(crate) struct Conditions<'a> {
     pub(crate) shift: Ticks,
     pub(crate) give_up: Instant,
     pub(crate) coded: u64,
+    /// Where the renditions' pictures are signed, when that is asked for.
+    pub(crate) desk: Option<&'a Desk>,
 }
 
 impl Ladder {
-    /// Builds the threads for frames of this format.
+    /// Builds the threads for frames of this format. `begun` says of each profile whether it has frames already.
     pub(crate) fn start(
         info: &gst_video::VideoInfo,
         conditions: &Conditions<'_>,
         origin: Ticks,
+        begun: &[bool],
     ) -> Result<Self, Failure> {
         let profiles = &conditions.job.profiles;
         let sizes: Vec<(u32, u32)> =
             profiles.iter().map(|p| output_size((info.width(), info.height()), (p.width, p.height), p.codec)).collect();
+        if let Some((profile, size)) = profiles.iter().zip(&sizes).find(|(p, size)| !p.codec.takes(**size)) {
+            let detail = format!("{}: {}x{} out of {}x{}", profile.name, size.0, size.1, info.width(), info.height());
+            return Err(Failure::new(JobError::InvalidResolution, detail));
+        }
         let mut order: Vec<usize> = (0..profiles.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(sizes.get(i).map(|s| u64::from(s.0) * u64::from(s.1))));
         let parents = parents(&sizes, &order, (info.width(), info.height()));
@@ -76,10 +84,10 @@ impl Ladder {
         for (rank, &index) in order.iter().enumerate() {
             let (Some(profile), Some(&size)) = (profiles.get(index), sizes.get(index)) else { continue };
             let unconvertible = |e| Failure::new(JobError::UnsupportedPixelFormat, format!("{}: {e}", info.format()));
-            let output = planar(info, size).map_err(unconvertible)?;
+            let output = planar(conditions.engine, info, size).map_err(unconvertible)?;
             let parent = parents.get(index).copied().flatten();
             let above = parent.and_then(|p| infos.get(p).cloned().flatten()).unwrap_or_else(|| info.clone());
-            let scaler = Scaler::between(&above, &output).map_err(unconvertible)?;
+            let scaler = Scaler::between(conditions.engine, &above, &output).map_err(unconvertible)?;
             let (feed, frames) = sync_channel(QUEUE);
             match parent.and_then(|p| children.get_mut(p)) {
                 Some(siblings) => siblings.push(feed),
@@ -87,7 +95,11 @@ impl Ladder {
             }
             if let (Some(slot), Some(rung)) = (infos.get_mut(index), rungs.get_mut(index)) {
                 *slot = Some(output.clone());
-                *rung = Some(Rung::new(conditions, profile, rank, scaler, output, frames, origin));
+                let pen = conditions.desk.map(|desk| desk.pen(index, &output));
+                let begun = begun.get(index).copied().unwrap_or(false);
+                let resampler = Resampler::new(profile.fps, conditions.coded, begun);
+                let plain = Rung::new(conditions, profile, rank, scaler, output, frames, origin);
+                *rung = Some(Rung { pen, resampler, ..plain });
             }
         }
         let mut threads = Vec::new();
@@ -105,11 +117,12 @@ impl Ladder {
         self.feeds.iter().all(|feed| feed.send(Step::Frame(frame.clone())).is_ok())
     }
 
-    /// Ends the ladder at `end` and collects its renditions, in the order of the profiles.
-    pub(crate) fn finish(self, end: Ticks) -> Result<Vec<Climbed>, Failure> {
+    /// Ends the ladder at `end` and collects its renditions, in the order of the profiles; `last` says that the
+    /// segment ends here too.
+    pub(crate) fn finish(self, end: Ticks, last: bool) -> Result<Vec<Climbed>, Failure> {
         for feed in self.feeds {
             // Whoever has given up says why below.
-            let _ = feed.send(Step::End(end));
+            let _ = feed.send(Step::End(end, last));
         }
         let panicked = || Failure::new(JobError::Internal, "a rendition's thread panicked");
         let results: Vec<_> = self.threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).collect();
@@ -158,6 +171,7 @@ struct Rung {
     shift: Ticks,
     give_up: Instant,
     max_bytes: u64,
+    pen: Option<Pen>,
 }
 
 /// Why a rung stopped in the middle.
@@ -198,11 +212,12 @@ impl Rung {
             engine: conditions.engine.clone(),
             scaler,
             frames,
-            resampler: Resampler::new(profile.fps, conditions.coded),
+            resampler: Resampler::new(profile.fps, conditions.coded, false),
             origin,
             shift: conditions.shift,
             give_up: conditions.give_up,
             max_bytes: conditions.job.limits.max_output_bytes,
+            pen: None,
         }
     }
 
@@ -227,17 +242,17 @@ impl Rung {
                         let passed = Step::Frame(Frame { picture: picture.clone(), at: frame.at });
                         feed.send(passed).map_err(|_| Failure::echo())?;
                     }
-                    let (max, shift) = (self.max_bytes, self.shift);
+                    let (max, shift, pen) = (self.max_bytes, self.shift, self.pen.as_ref());
                     let done =
-                        self.resampler.push(frame.at, picture, |at, p| encode(&mut encoder, &p, at + shift, max));
+                        self.resampler.push(frame.at, picture, |at, p| encode(&mut encoder, pen, &p, at + shift, max));
                     done.map_err(|stop| self.stopped(stop))?;
                 }
-                Step::End(end) => {
+                Step::End(end, last) => {
                     for feed in below {
-                        feed.send(Step::End(end)).map_err(|_| Failure::echo())?;
+                        feed.send(Step::End(end, last)).map_err(|_| Failure::echo())?;
                     }
-                    let (max, shift) = (self.max_bytes, self.shift);
-                    let done = self.resampler.finish(end, |at, p| encode(&mut encoder, &p, at + shift, max));
+                    let (max, shift, pen) = (self.max_bytes, self.shift, self.pen.as_ref());
+                    let done = self.resampler.finish(end, last, |at, p| encode(&mut encoder, pen, &p, at + shift, max));
                     done.map_err(|stop| self.stopped(stop))?;
                     let coded = encoder.finish().map_err(|e| self.fault(&e))?;
                     return Ok(Climbed { size: self.size, coded });
@@ -247,7 +262,11 @@ impl Rung {
     }
 
     fn fault(&self, e: &crate::stage::Error) -> Failure {
-        Failure::new(JobError::Internal, format!("{}: {e}", self.profile.name))
+        let error = match e {
+            crate::stage::Error::Missing(_) => JobError::EncoderNotFound,
+            crate::stage::Error::Refused { .. } => JobError::Internal,
+        };
+        Failure::new(error, format!("{}: {e}", self.profile.name))
     }
 
     fn stopped(&self, stop: Stop) -> Failure {
@@ -259,7 +278,16 @@ impl Rung {
     }
 }
 
-fn encode(encoder: &mut Encoder, picture: &gst::Buffer, at: Ticks, max_bytes: u64) -> Result<(), Stop> {
+fn encode(
+    encoder: &mut Encoder,
+    pen: Option<&Pen>,
+    picture: &gst::Buffer,
+    at: Ticks,
+    max_bytes: u64,
+) -> Result<(), Stop> {
+    if let Some(pen) = pen {
+        pen.sign(picture, at);
+    }
     encoder.push(picture, at).map_err(Stop::Encoder)?;
     if encoder.bytes() > max_bytes { Err(Stop::TooLarge) } else { Ok(()) }
 }

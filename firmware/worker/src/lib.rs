@@ -16,10 +16,17 @@ mod probe;
 mod resample;
 mod scale;
 mod serve;
+mod signature;
+mod sound;
 mod source;
 mod stage;
 mod time;
 mod usage;
+
+/// Can this segment be taken apart? Nothing is decoded; the fuzzer reaches the readers through this.
+pub fn read_container(input: &[u8]) -> bool {
+    container::read(input).is_ok()
+}
 
 pub use engine::{Codec, Engine, Tuning, UnknownEngine, UnknownSetting};
 pub use pipeline::{Failure, Output, transcode};

@@ -1,33 +1,63 @@
 //! Wrapping a rendition: its coded pictures, and the source's sound as it was found.
-use livepeer::profile::Container;
-use mpegts::{AudioTrack, Ticks, VideoCodec, VideoUnit, mux};
+use livepeer::profile::{Container, Profile, VideoCodec};
+use mpegts::{AudioTrack, Ticks, VideoUnit, mux};
 
 use crate::encode::Coded;
 use crate::ladder::Climbed;
 use crate::mp4;
 use crate::pipeline::Failure;
+use crate::sound::{Samples, Sound};
 
-/// Writes a rendition's file.
-pub(crate) fn write(
-    container: Container,
-    parts: &[Climbed],
-    audio: Option<&AudioTrack>,
-    service_provider: &str,
+/// Writes renditions of one segment.
+#[derive(Debug)]
+pub(crate) struct Writer<'a> {
+    service_provider: &'a str,
     step: Ticks,
-) -> Result<Vec<u8>, Failure> {
-    let coded: Vec<&Coded> = parts.iter().flat_map(|p| &p.coded).collect();
-    let shown: Vec<Ticks> = coded.iter().map(|c| c.pts).collect();
-    let decoded = decode_times(&shown, step);
-    match container {
-        Container::MpegTs => {
-            let units: Vec<VideoUnit<'_>> = coded
-                .iter()
-                .zip(&decoded)
-                .map(|(c, dts)| VideoUnit { pts: c.pts, dts: *dts, keyframe: c.keyframe, data: &c.data })
-                .collect();
-            Ok(mux(VideoCodec::H264, &units, audio, service_provider))
+    /// The sound as transport streams carry it.
+    packets: Option<AudioTrack>,
+    /// The sound as an MP4 holds it.
+    samples: Option<Samples>,
+}
+
+impl<'a> Writer<'a> {
+    /// Gets the sound ready for the containers that are wanted.
+    pub(crate) fn new(
+        profiles: &[Profile],
+        audio: Option<&Sound>,
+        service_provider: &'a str,
+        step: Ticks,
+    ) -> Result<Self, Failure> {
+        let wanted = |container| audio.filter(|_| profiles.iter().any(|p| p.container == container));
+        let packets = wanted(Container::MpegTs).map(Sound::to_packets).transpose()?;
+        let samples = wanted(Container::Mp4).map(Sound::to_samples).transpose()?.flatten();
+        Ok(Self { service_provider, step, packets, samples })
+    }
+
+    /// Writes a rendition's file.
+    pub(crate) fn write(&self, profile: &Profile, parts: &[Climbed]) -> Result<Vec<u8>, Failure> {
+        let coded: Vec<&Coded> = parts.iter().flat_map(|p| &p.coded).collect();
+        let shown: Vec<Ticks> = coded.iter().map(|c| c.pts).collect();
+        let decoded = decode_times(&shown, self.step);
+        match profile.container {
+            Container::MpegTs => {
+                let units: Vec<VideoUnit<'_>> = coded
+                    .iter()
+                    .zip(&decoded)
+                    .map(|(c, dts)| VideoUnit { pts: c.pts, dts: *dts, keyframe: c.keyframe, data: &c.data })
+                    .collect();
+                let codec = match profile.codec {
+                    VideoCodec::H264 => mpegts::VideoCodec::H264,
+                    VideoCodec::H265 => mpegts::VideoCodec::H265,
+                    VideoCodec::Vp8 => mpegts::VideoCodec::Vp8,
+                    VideoCodec::Vp9 => mpegts::VideoCodec::Vp9,
+                };
+                Ok(mux(codec, &units, self.packets.as_ref(), self.service_provider))
+            }
+            Container::Mp4 => {
+                let sound = self.samples.as_ref();
+                mp4::write(profile.codec, parts, &decoded, sound, self.service_provider, self.step)
+            }
         }
-        Container::Mp4 => mp4::write(parts, &decoded, audio, service_provider, step),
     }
 }
 

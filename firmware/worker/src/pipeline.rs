@@ -3,16 +3,19 @@
 //! Walk 1, step 8.
 use std::time::{Duration, Instant};
 
-use livepeer::profile::{Profile, VideoCodec};
+use livepeer::profile::{Container, Profile, VideoCodec};
 use livepeer::units::Pixels;
-use mpegts::{AudioPacket, AudioTrack, Ticks};
-use sandbox::message::{Done, Job, JobError, Rendition};
+use mpegts::Ticks;
+use sandbox::message::{Done, Job, JobError, Rendition, Signatures};
 
 use crate::decode::{Decoded, Decoder, Frame};
 use crate::engine::{Codec, Engine};
 use crate::ladder::{Climbed, Conditions, Ladder};
+use crate::output::Writer;
+use crate::signature::{Desk, Pen};
+use crate::sound::Sound;
 use crate::source::{MAX_OUTPUTS, Source};
-use crate::{output, stage, usage};
+use crate::{stage, usage};
 
 /// A finished job with its files.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Output {
     pub done: Done,
     /// One file per profile, in order.
     pub files: Vec<Vec<u8>>,
+    /// The signatures asked for, in order; empty ones where there is none.
+    pub signatures: Vec<Vec<u8>>,
 }
 
 /// Why a job failed.
@@ -59,6 +64,7 @@ pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Fai
     check(job)?;
     let mut source = Source::read(input, job)?;
     let window = Window::of(job, &source)?;
+    let desk = Desk::for_job(job, input, &source, window.shift).map_err(|e| Failure::new(JobError::Internal, e))?;
     let units = std::mem::take(&mut source.units);
     let run = Run {
         conditions: Conditions {
@@ -68,7 +74,9 @@ pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Fai
             shift: window.shift,
             give_up: started + allowance(job),
             coded: u64::try_from(units.len()).unwrap_or(u64::MAX),
+            desk: desk.as_ref(),
         },
+        pen: None,
         window,
         ladder: None,
         climbed: (0..job.profiles.len()).map(|_| Vec::new()).collect(),
@@ -76,12 +84,14 @@ pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Fai
         pixels: 0,
         pixels_per_frame: 0,
     };
-    let (climbed, frames, pixels) = run.all(units)?;
+    let (climbed, frames, pixels) = if units.is_empty() { run.nothing() } else { run.all(units)? };
+    let signatures = desk.map(|desk| desk.close(job.signatures)).transpose()?.unwrap_or_default();
     let audio = source.audio.as_ref().map(|track| window.sound(track));
+    let writer = Writer::new(&job.profiles, audio.as_ref(), &job.service_provider, source.step)?;
     let mut files = Vec::with_capacity(climbed.len());
     let mut renditions = Vec::with_capacity(climbed.len());
     for (profile, parts) in job.profiles.iter().zip(&climbed) {
-        let file = output::write(profile.container, parts, audio.as_ref(), &job.service_provider, source.step)?;
+        let file = writer.write(profile, parts)?;
         let bytes = u64::try_from(file.len()).unwrap_or(u64::MAX);
         if bytes > job.limits.max_output_bytes {
             return Err(Failure::new(JobError::OutputTooLarge, profile.name.clone()));
@@ -98,9 +108,9 @@ pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Fai
         took_ms: millis(started.elapsed()),
         cpu_ms: millis(usage::cpu_time().saturating_sub(cpu_before)),
         peak_rss: usage::peak_rss(),
-        signatures: Vec::new(),
+        signatures: signatures.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).collect(),
     };
-    Ok(Output { done, files })
+    Ok(Output { done, files, signatures })
 }
 
 fn summary(parts: &[Climbed], bytes: u64) -> Rendition {
@@ -113,8 +123,12 @@ fn summary(parts: &[Climbed], bytes: u64) -> Rendition {
 /// Refuses a request that makes no sense.
 fn check(job: &Job) -> Result<(), Failure> {
     let refuse = |error, detail: &str| Err(Failure::new(error, detail));
-    if job.profiles.is_empty() {
-        return refuse(JobError::InvalidArgument, "no profiles");
+    let alone = job.signatures == Signatures::Source;
+    if job.profiles.is_empty() != alone {
+        return refuse(
+            JobError::InvalidArgument,
+            if alone { "profiles beside the source's signature" } else { "no profiles" },
+        );
     }
     if job.profiles.len() > MAX_OUTPUTS {
         return refuse(JobError::TooManyOutputs, "too many profiles");
@@ -124,8 +138,10 @@ fn check(job: &Job) -> Result<(), Failure> {
     if let Some(profile) = job.profiles.iter().find(|p| silent(p) || still(p)) {
         return refuse(JobError::InvalidArgument, &profile.name);
     }
-    if let Some(profile) = job.profiles.iter().find(|p| p.codec != VideoCodec::H264) {
-        return refuse(JobError::EncoderNotFound, &format!("{:?}", profile.codec));
+    let homeless =
+        |p: &&Profile| p.container == Container::MpegTs && matches!(p.codec, VideoCodec::Vp8 | VideoCodec::Vp9);
+    if let Some(profile) = job.profiles.iter().find(homeless) {
+        return refuse(JobError::MuxerNotFound, &format!("{:?} in a transport stream", profile.codec));
     }
     Ok(())
 }
@@ -165,17 +181,8 @@ impl Window {
     }
 
     /// The sound in the window; all of it, as it is, when there is no window.
-    fn sound(&self, track: &AudioTrack) -> AudioTrack {
-        let mut at = None;
-        let mut packets = Vec::with_capacity(track.packets.len());
-        for packet in &track.packets {
-            at = packet.pts.or(at);
-            if self.shift == Ticks(0) || at.is_some_and(|at| self.holds(at)) {
-                let pts = packet.pts.map(|pts| pts + self.shift);
-                packets.push(AudioPacket { pts, data: packet.data.clone() });
-            }
-        }
-        AudioTrack { info: track.info.clone(), packets }
+    fn sound(&self, track: &Sound) -> Sound {
+        if self.shift == Ticks(0) { track.clone() } else { track.part(|at| self.holds(at), self.shift) }
     }
 }
 
@@ -183,6 +190,8 @@ impl Window {
 struct Run<'a> {
     conditions: Conditions<'a>,
     window: Window,
+    /// Signs the source, when that is all there is to do.
+    pen: Option<Pen>,
     /// The ladder for the present size of pictures.
     ladder: Option<Ladder>,
     /// What each profile got out of ladders that are done.
@@ -196,6 +205,11 @@ struct Run<'a> {
 type Everything = (Vec<Vec<Climbed>>, u64, u64);
 
 impl Run<'_> {
+    /// A segment of sound alone, in a stream that has pictures elsewhere.
+    fn nothing(self) -> Everything {
+        (self.climbed, 0, 0)
+    }
+
     fn all(mut self, units: Vec<mpegts::AccessUnit>) -> Result<Everything, Failure> {
         let source = self.conditions.source;
         let codec = Codec::of_track(source.codec)
@@ -242,8 +256,9 @@ impl Run<'_> {
             self.in_time()?;
         }
         let end = (last + source.step).max(source.end.min(self.window.to));
-        self.end(end)?;
-        if self.climbed.iter().all(Vec::is_empty) {
+        self.end(end, true)?;
+        let alone = self.conditions.job.signatures == Signatures::Source;
+        if if alone { self.frames == 0 } else { self.climbed.iter().all(Vec::is_empty) } {
             let detail = trouble.map_or_else(|| "no frame decodes".to_owned(), |e| e.to_string());
             let format = detail.contains("negotiat");
             return Err(Failure::new(
@@ -265,8 +280,12 @@ impl Run<'_> {
 impl Run<'_> {
     /// The pictures have a new format: finish what was made from the old one, and start again.
     fn change(&mut self, info: &gstreamer_video::VideoInfo, at: Ticks) -> Result<(), Failure> {
-        self.end(at)?;
-        self.ladder = Some(Ladder::start(info, &self.conditions, at)?);
+        self.end(at, false)?;
+        let begun: Vec<bool> = self.climbed.iter().map(|parts| !parts.is_empty()).collect();
+        match self.conditions.desk {
+            Some(desk) if self.conditions.job.profiles.is_empty() => self.pen = Some(desk.pen(0, info)),
+            _ => self.ladder = Some(Ladder::start(info, &self.conditions, at, &begun)?),
+        }
         self.pixels_per_frame = u64::from(info.width()) * u64::from(info.height());
         Ok(())
     }
@@ -274,7 +293,11 @@ impl Run<'_> {
     fn frame(&mut self, frame: &Frame) -> Result<(), Failure> {
         self.frames += 1;
         self.pixels = self.pixels.saturating_add(self.pixels_per_frame);
-        if !self.window.holds(frame.at) {
+        if !self.window.holds(frame.at) || frame.at < self.conditions.source.shown_from {
+            return Ok(());
+        }
+        if let Some(pen) = &self.pen {
+            pen.sign(&frame.picture, frame.at);
             return Ok(());
         }
         let going = self.ladder.as_ref().is_some_and(|ladder| ladder.push(frame));
@@ -282,13 +305,13 @@ impl Run<'_> {
             return Ok(());
         }
         // One rendition has given up: ask it why.
-        self.end(frame.at)?;
+        self.end(frame.at, true)?;
         Err(Failure::new(JobError::Internal, "frames before their format"))
     }
 
-    fn end(&mut self, at: Ticks) -> Result<(), Failure> {
+    fn end(&mut self, at: Ticks, last: bool) -> Result<(), Failure> {
         let Some(ladder) = self.ladder.take() else { return Ok(()) };
-        for (all, part) in self.climbed.iter_mut().zip(ladder.finish(at)?) {
+        for (all, part) in self.climbed.iter_mut().zip(ladder.finish(at, last)?) {
             if !part.coded.is_empty() {
                 all.push(part);
             }

@@ -92,6 +92,7 @@ fn job() -> Job {
         threads: 1,
         service_provider: String::new(),
         signatures: Signatures::None,
+        video_seen: false,
     }
 }
 

@@ -21,12 +21,15 @@ pub(crate) struct Resampler<T> {
     pending: Option<(i64, T)>,
     emitted: u64,
     allowance: u64,
+    /// Has the segment given a frame before?
+    begun: bool,
 }
 
 impl<T: Clone> Resampler<T> {
-    /// `coded` is the number of coded pictures in the source, which bounds what may come out.
-    pub(crate) fn new(rate: Option<FrameRate>, coded: u64) -> Self {
-        Self { rate, pending: None, emitted: 0, allowance: coded.saturating_mul(RUNAWAY) }
+    /// `coded` is the number of coded pictures in the source, which bounds what may come out; `begun` says that
+    /// frames came out of another one before, when the pictures had another size.
+    pub(crate) fn new(rate: Option<FrameRate>, coded: u64, begun: bool) -> Self {
+        Self { rate, pending: None, emitted: 0, allowance: coded.saturating_mul(RUNAWAY), begun }
     }
 
     /// Takes a frame and hands on what is due, each with its time.
@@ -49,15 +52,18 @@ impl<T: Clone> Resampler<T> {
         Ok(())
     }
 
-    /// Ends the segment at `end`; at least one frame has come out, if any went in.
+    /// Ends at `end`, and with it the segment if this is the `last` of its sizes; then at least one frame has come
+    /// out, if any went in.
     pub(crate) fn finish<E: From<Runaway>>(
         &mut self,
         end: Ticks,
+        last: bool,
         mut emit: impl FnMut(Ticks, T) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (Some(rate), Some((from, last))) = (self.rate, self.pending.take()) else { return Ok(()) };
-        let least = if self.emitted == 0 { from + 1 } else { from };
-        self.repeat(from, grid_point(end, rate).max(least), rate, &last, &mut emit)
+        let (Some(rate), Some((from, frame))) = (self.rate, self.pending.take()) else { return Ok(()) };
+        let owed = last && self.emitted == 0 && !self.begun;
+        let least = if owed { from + 1 } else { from };
+        self.repeat(from, grid_point(end, rate).max(least), rate, &frame, &mut emit)
     }
 
     fn repeat<E: From<Runaway>>(
@@ -107,14 +113,14 @@ mod tests {
     fn run(times: impl IntoIterator<Item = i64>, end: i64, num: u32, den: u32) -> Result<Vec<(i64, usize)>, Runaway> {
         let mut out = Vec::new();
         let times: Vec<i64> = times.into_iter().collect();
-        let mut resampler = Resampler::new(Some(FrameRate { num, den }), times.len() as u64);
+        let mut resampler = Resampler::new(Some(FrameRate { num, den }), times.len() as u64, false);
         for (index, at) in times.into_iter().enumerate() {
             resampler.push(Ticks(at), index, |at, frame| {
                 out.push((at.0, frame));
                 Ok::<_, Runaway>(())
             })?;
         }
-        resampler.finish(Ticks(end), |at, frame| {
+        resampler.finish(Ticks(end), true, |at, frame| {
             out.push((at.0, frame));
             Ok::<_, Runaway>(())
         })?;
@@ -144,6 +150,22 @@ mod tests {
     #[test]
     fn a_segment_too_short_for_a_frame_gives_one() {
         assert_eq!(run([10], 20, 1, 1).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_size_that_changes_every_frame_gives_no_frame_too_many() {
+        let rate = Some(FrameRate { num: 1, den: 1 });
+        let mut out: Vec<i64> = Vec::new();
+        for n in 0..60 {
+            let mut one = Resampler::new(rate, 60, !out.is_empty());
+            let mut emit = |at: Ticks, ()| {
+                out.push(at.0);
+                Ok::<_, Runaway>(())
+            };
+            one.push(Ticks(n * 3000), (), &mut emit).unwrap();
+            one.finish(Ticks((n + 1) * 3000), n == 59, &mut emit).unwrap();
+        }
+        assert_eq!(out, [0, 90_000]);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! *Source:* media.md §2.5 and §2.6.
 use livepeer::units::FrameRate;
-use mpegts::{AccessUnit, AudioTrack, Ticks, VideoCodec, h264, h265, nal};
+use mpegts::{AccessUnit, Ticks, VideoCodec, av1, h264, h265, nal, vpx};
 use sandbox::message::{Job, JobError};
 
+use crate::container::Tracks;
 use crate::pipeline::Failure;
 use crate::resample::{RUNAWAY, frames_in};
+use crate::sound::Sound;
 
 /// Longest side of a picture we decode.
 const MAX_SIDE: u32 = 8192;
@@ -19,9 +21,9 @@ pub(crate) const MAX_OUTPUTS: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) codec: VideoCodec,
-    /// In decoding order; no time stamp goes back over the clock's wrap.
+    /// In decoding order; no time stamp goes back over the clock's wrap. Empty when there is only sound.
     pub(crate) units: Vec<AccessUnit>,
-    pub(crate) audio: Option<AudioTrack>,
+    pub(crate) audio: Option<Sound>,
     /// First time stamp of any track: where the file begins.
     pub(crate) start: Ticks,
     /// First picture shown.
@@ -34,35 +36,40 @@ pub(crate) struct Source {
     pub(crate) uneven: bool,
     /// Does the stream name its colours?
     pub(crate) tagged: bool,
+    /// Pictures before this are decoded but not shown.
+    pub(crate) shown_from: Ticks,
 }
 
 impl Source {
     /// Takes a segment apart and refuses what must be refused.
     pub(crate) fn read(input: &[u8], job: &Job) -> Result<Self, Failure> {
-        let (video, audio) = crate::container::read(input)?;
-        let Some(video) = video else {
-            return Err(Failure::new(JobError::InvalidVideo, "no video track"));
-        };
-        if let VideoCodec::Other(stream_type) = video.codec {
+        let Tracks { video, audio, shown_from } = crate::container::read(input)?;
+        let codec = video.as_ref().map_or(VideoCodec::H264, |v| v.codec);
+        if let VideoCodec::Other(stream_type) = codec {
             return Err(Failure::new(JobError::UnsupportedCodec, format!("stream type {stream_type:#04x}")));
         }
-        let units = video.units;
-        if units.is_empty() {
+        let units = video.map(|v| v.units).unwrap_or_default();
+        if units.is_empty() && !job.video_seen {
             return Err(Failure::new(JobError::InvalidVideo, "no pictures"));
         }
-        let tagged = check_sizes(video.codec, &units)?;
-        if !units.iter().any(|u| u.keyframe) {
+        let tagged = check_sizes(codec, &units)?;
+        if !units.is_empty() && !units.iter().any(|u| u.keyframe) {
             return Err(Failure::new(JobError::NoKeyframes, format!("{} pictures", units.len())));
         }
-        let mut shown: Vec<Ticks> = units.iter().filter_map(|u| u.pts).collect();
+        let mut shown: Vec<Ticks> = units.iter().filter_map(|u| u.pts).filter(|pts| *pts >= shown_from).collect();
+        let heard = audio.as_ref().map(Sound::times).unwrap_or_default();
+        if shown.is_empty() {
+            // Without a picture the sound tells the time.
+            shown.clone_from(&heard);
+        }
         shown.sort_unstable();
         shown.dedup();
         let first = shown.first().copied().unwrap_or_default();
         let last = shown.last().copied().unwrap_or_default();
         let (step, uneven) = spacing(&shown);
-        let heard = audio.iter().flat_map(|a| a.packets.iter().filter_map(|p| p.pts));
-        let start = heard.fold(first, Ticks::min);
-        let source = Self { codec: video.codec, units, audio, start, first, end: last + step, step, uneven, tagged };
+        let start = heard.into_iter().fold(first, Ticks::min);
+        let end = if shown.is_empty() { last } else { last + step };
+        let source = Self { codec, units, audio, start, first, end, step, uneven, tagged, shown_from };
         source.check_length(job)?;
         Ok(source)
     }
@@ -88,7 +95,7 @@ impl Source {
         let coded = u64::try_from(self.units.len()).unwrap_or(u64::MAX);
         let rates = job.profiles.iter().filter_map(|p| p.fps);
         let most = rates.map(|fps: FrameRate| frames_in(self.duration(), fps)).max().unwrap_or(0);
-        if most > coded.saturating_mul(RUNAWAY) {
+        if coded > 0 && most > coded.saturating_mul(RUNAWAY) {
             return Err(Failure::new(JobError::Runaway, format!("{most} frames out of {coded}")));
         }
         if self.duration() > Ticks::from_millis(job.limits.max_duration_ms) {
@@ -112,19 +119,30 @@ fn spacing(shown: &[Ticks]) -> (Ticks, bool) {
 /// Returns whether the stream names its colours.
 fn check_sizes(codec: VideoCodec, units: &[AccessUnit]) -> Result<bool, Failure> {
     let mut tagged = false;
-    for unit in units.iter().flat_map(|u| nal::units(&u.data).map(|n| n.bytes(&u.data))) {
-        let size = match codec {
-            VideoCodec::H264 => h264::parse_sps(unit).map(|sps| {
-                tagged |= sps.has_colour;
-                (sps.width, sps.height)
-            }),
-            VideoCodec::H265 => h265::parse_sps(unit).map(|sps| (sps.width, sps.height)),
-            VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 | VideoCodec::Other(_) => None,
-        };
-        let Some((width, height)) = size else { continue };
+    for (size, has_colour) in units.iter().flat_map(|unit| sizes(codec, &unit.data)) {
+        tagged |= has_colour;
+        let (width, height) = size;
         if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PICTURE {
             return Err(Failure::new(JobError::InvalidResolution, format!("source of {width}x{height}")));
         }
     }
     Ok(tagged)
+}
+
+/// Every picture size that a coded picture tells, and whether it names colours beside.
+fn sizes(codec: VideoCodec, data: &[u8]) -> Vec<((u32, u32), bool)> {
+    let units = || nal::units(data).map(|n| n.bytes(data));
+    let frame = |header: Option<vpx::Header>| header.and_then(|h| Some((h.size?, h.has_colour))).into_iter().collect();
+    match codec {
+        VideoCodec::H264 => {
+            units().filter_map(h264::parse_sps).map(|sps| ((sps.width, sps.height), sps.has_colour)).collect()
+        }
+        VideoCodec::H265 => {
+            units().filter_map(h265::parse_sps).map(|sps| ((sps.width, sps.height), sps.has_colour)).collect()
+        }
+        VideoCodec::Vp8 => frame(vpx::parse_vp8(data)),
+        VideoCodec::Vp9 => frame(vpx::parse_vp9(data)),
+        VideoCodec::Av1 => av1::max_size(data).map(|size| (size, false)).into_iter().collect(),
+        VideoCodec::Other(_) => Vec::new(),
+    }
 }

@@ -40,6 +40,7 @@ fn job() -> Job {
         threads: 2,
         service_provider: String::new(),
         signatures: Default::default(),
+        video_seen: false,
     }
 }
 

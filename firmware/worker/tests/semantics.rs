@@ -29,6 +29,7 @@ fn job(profiles: Vec<Profile>) -> Job {
         threads: 1,
         service_provider: "Livepeer Transcoder 0.1.0 (offchain)".into(),
         signatures: Default::default(),
+        video_seen: false,
     }
 }
 
@@ -367,7 +368,7 @@ fn requests_that_make_no_sense_are_refused() {
     assert_eq!(refusal(&bytes, &job(vec![at((0, 1), "240p")])), JobError::InvalidArgument);
     assert_eq!(refusal(&bytes, &job(vec![at((1_000_000, 1), "240p")])), JobError::Runaway);
     let vp9 = Profile { codec: livepeer::profile::VideoCodec::Vp9, ..one.clone() };
-    assert_eq!(refusal(&bytes, &job(vec![vp9])), JobError::EncoderNotFound);
+    assert_eq!(refusal(&bytes, &job(vec![vp9])), JobError::MuxerNotFound);
     let empty = Job { clip: Some(Clip { from_ms: 5, to_ms: 5 }), ..job(vec![one.clone()]) };
     assert_eq!(refusal(&bytes, &empty), JobError::InvalidArgument);
     let mut short = job(vec![one.clone()]);

@@ -1,12 +1,13 @@
 //! Writing an MP4 with its index in front.
-use mpegts::{AudioTrack, Ticks, nal};
+use livepeer::profile::VideoCodec;
+use mpegts::{Ticks, nal};
 use sandbox::message::JobError;
 
-use super::adts::{self, FRAME_SAMPLES};
-use super::{boxed, full};
+use super::{boxed, describe, full};
 use crate::encode::Coded;
 use crate::ladder::Climbed;
 use crate::pipeline::Failure;
+use crate::sound::Samples;
 
 /// Clock of the film and of its pictures.
 const TIMESCALE: u32 = 90_000;
@@ -33,19 +34,22 @@ struct Track {
     data: Vec<u8>,
 }
 
-/// Writes the file.
+/// Writes the file: pictures decoded at these times, if there are any, and sound, if there is any.
 pub(crate) fn write(
+    codec: VideoCodec,
     parts: &[Climbed],
     decoded: &[Ticks],
-    audio: Option<&AudioTrack>,
+    audio: Option<&Samples>,
     comment: &str,
     step: Ticks,
 ) -> Result<Vec<u8>, Failure> {
-    let mut tracks = vec![pictures(parts, decoded, step)?];
-    if let Some(track) = audio.filter(|a| !a.packets.is_empty()) {
-        tracks.push(sound(track)?);
+    let mut tracks = Vec::new();
+    if !parts.is_empty() {
+        tracks.push(pictures(codec, parts, decoded, step)?);
     }
-    let ftyp = boxed(b"ftyp", &[b"isom", &0x200u32.to_be_bytes(), b"isomiso2avc1mp41"]);
+    tracks.extend(audio.map(sound));
+    let brands: &[u8] = if codec == VideoCodec::H264 { b"isomiso2avc1mp41" } else { b"isomiso2mp41" };
+    let ftyp = boxed(b"ftyp", &[b"isom", &0x200u32.to_be_bytes(), brands]);
     // The index is as long whatever the places in it are.
     let length = ftyp.len() + index(&tracks, 0, comment).len() + 8;
     let total = length + tracks.iter().map(|t| t.data.len()).sum::<usize>();
@@ -60,7 +64,7 @@ pub(crate) fn write(
     Ok(out)
 }
 
-fn pictures(parts: &[Climbed], decoded: &[Ticks], step: Ticks) -> Result<Track, Failure> {
+fn pictures(codec: VideoCodec, parts: &[Climbed], decoded: &[Ticks], step: Ticks) -> Result<Track, Failure> {
     let coded: Vec<&Coded> = parts.iter().flat_map(|p| &p.coded).collect();
     let mut track = Track {
         timescale: TIMESCALE,
@@ -79,9 +83,8 @@ fn pictures(parts: &[Climbed], decoded: &[Ticks], step: Ticks) -> Result<Track, 
     };
     for part in parts {
         let first = part.coded.first().map(|c| c.data.as_slice()).unwrap_or_default();
-        track.descriptions.push(
-            describe_h264(first, part.size).ok_or_else(|| Failure::new(JobError::Internal, "no parameter sets"))?,
-        );
+        let entry = describe::entry(codec, first, part.size);
+        track.descriptions.push(entry.ok_or_else(|| Failure::new(JobError::Internal, "no parameter sets"))?);
         track.chunks.push(part.coded.len());
     }
     for (index, (unit, at)) in coded.iter().zip(decoded).enumerate() {
@@ -89,9 +92,14 @@ fn pictures(parts: &[Climbed], decoded: &[Ticks], step: Ticks) -> Result<Track, 
         track.durations.push(u32::try_from((next - *at).0).unwrap_or(0));
         track.offsets.push((unit.pts - *at).0);
         let before = track.data.len();
-        for nal in nal::units(&unit.data).map(|n| n.bytes(&unit.data)).filter(|n| !is_described(n)) {
-            track.data.extend_from_slice(&u32::try_from(nal.len()).unwrap_or(0).to_be_bytes());
-            track.data.extend_from_slice(nal);
+        if matches!(codec, VideoCodec::Vp8 | VideoCodec::Vp9) {
+            track.data.extend_from_slice(&unit.data);
+        } else {
+            let units = nal::units(&unit.data).map(|n| n.bytes(&unit.data));
+            for nal in units.filter(|n| !describe::is_left_out(codec, n)) {
+                track.data.extend_from_slice(&u32::try_from(nal.len()).unwrap_or(0).to_be_bytes());
+                track.data.extend_from_slice(nal);
+            }
         }
         track.sizes.push(u32::try_from(track.data.len() - before).unwrap_or(u32::MAX));
         if unit.keyframe
@@ -108,84 +116,25 @@ fn pictures(parts: &[Climbed], decoded: &[Ticks], step: Ticks) -> Result<Track, 
     Ok(track)
 }
 
-/// Parameter sets and delimiters are not part of a sample.
-fn is_described(unit: &[u8]) -> bool {
-    unit.first().is_none_or(|b| matches!(b & 0x1f, 7..=9))
-}
-
-fn describe_h264(first: &[u8], size: (u32, u32)) -> Option<Vec<u8>> {
-    let find =
-        |kind: u8| nal::units(first).map(|n| n.bytes(first)).find(|n| n.first().is_some_and(|b| b & 0x1f == kind));
-    let (sps, pps) = (find(7)?, find(8)?);
-    let &[_, profile, constraints, level] = sps.first_chunk::<4>()?;
-    let mut config = vec![1, profile, constraints, level, 0xff, 0xe1];
-    for (index, set) in [sps, pps].into_iter().enumerate() {
-        if index == 1 {
-            config.push(1);
-        }
-        config.extend_from_slice(&u16::try_from(set.len()).ok()?.to_be_bytes());
-        config.extend_from_slice(set);
-    }
-    if matches!(profile, 100 | 110 | 122 | 144) {
-        // 4:2:0, eight bits: the only thing we encode.
-        config.extend_from_slice(&[0xfd, 0xf8, 0xf8, 0]);
-    }
-    let side = |s: u32| u16::try_from(s).unwrap_or(u16::MAX).to_be_bytes();
-    let mut name = [0; 32];
-    name[..9].copy_from_slice(b"\x08Millrace");
-    Some(boxed(
-        b"avc1",
-        &[
-            &[0, 0, 0, 0, 0, 0, 0, 1],
-            &[0; 16],
-            &side(size.0),
-            &side(size.1),
-            &[0, 0x48, 0, 0, 0, 0x48, 0, 0, 0, 0, 0, 0, 0, 1],
-            &name,
-            &[0, 0x18, 0xff, 0xff],
-            &boxed(b"avcC", &[&config]),
-        ],
-    ))
-}
-
-fn sound(track: &AudioTrack) -> Result<Track, Failure> {
-    let unsupported = |what: &str| Failure::new(JobError::UnrecognizedFormat, format!("{what} in MP4"));
-    if track.info.stream_type != 0x0f {
-        return Err(unsupported(&format!("audio of stream type {:#04x}", track.info.stream_type)));
-    }
-    let stream: Vec<u8> = track.packets.iter().flat_map(|p| p.data.iter().copied()).collect();
-    let (config, frames) = adts::frames(&stream);
-    let config = config.ok_or_else(|| unsupported("sound that is not AAC"))?;
-    let rate = config.rate().ok_or_else(|| unsupported("AAC of an unknown rate"))?;
-    let specific = config.to_specific();
-    let es =
-        [&[3, 23 + 2, 0, 1, 0, 4, 15 + 2, 0x40, 0x15, 0, 0, 0][..], &[0; 8], &[5, 2], &specific, &[6, 1, 2]].concat();
-    let description = boxed(
-        b"mp4a",
-        &[
-            &[0, 0, 0, 0, 0, 0, 0, 1],
-            &[0; 8],
-            &u16::from(config.channels).to_be_bytes(),
-            &[0, 16, 0, 0, 0, 0],
-            &(rate.min(0xffff) << 16).to_be_bytes(),
-            &full(b"esds", 0, 0, &[&es]),
-        ],
-    );
-    Ok(Track {
-        timescale: rate,
+fn sound(track: &Samples) -> Track {
+    let start = track.samples.iter().map(|s| s.pts).next().unwrap_or_default();
+    // Sound that begins before the film does is there, but not heard.
+    let before = i128::from(start.0.min(0).unsigned_abs()) * i128::from(track.timescale) / i128::from(TIMESCALE);
+    Track {
+        timescale: track.timescale,
         handler: *b"soun",
         size: (0, 0),
         header: full(b"smhd", 0, 0, &[&[0; 4]]),
-        descriptions: vec![description],
-        start: track.packets.iter().find_map(|p| p.pts).unwrap_or_default(),
-        lead: 0,
-        durations: vec![FRAME_SAMPLES; frames.len()],
+        descriptions: vec![track.entry.clone()],
+        start,
+        lead: i64::try_from(before).unwrap_or(0),
+        durations: track.samples.iter().map(|s| s.duration).collect(),
         offsets: Vec::new(),
         sync: None,
-        sizes: frames.iter().map(|f| u32::try_from(f.len()).unwrap_or(0)).collect(),
-        chunks: vec![frames.len()],
-        data: frames.concat(),
-    })
+        sizes: track.samples.iter().map(|s| u32::try_from(s.data.len()).unwrap_or(u32::MAX)).collect(),
+        chunks: vec![track.samples.len()],
+        data: track.samples.iter().flat_map(|s| s.data.iter().copied()).collect(),
+    }
 }
 
 impl Track {
