@@ -111,11 +111,11 @@ pub struct VideoDevice {
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// NVIDIA's video engines on a graphics card.
-    Nvenc,
+    Nvidia,
     /// NVIDIA's video engines on a Jetson board.
     Jetson,
     /// Intel's or AMD's video engines by way of VA-API.
-    Vaapi,
+    Va,
     /// Intel's video engines by way of oneVPL; the silicon is that of VA-API.
     Qsv,
     /// A board's stateful V4L2 device.
@@ -126,15 +126,15 @@ pub enum Engine {
 
 impl Engine {
     /// All of them, best first.
-    pub const ALL: [Self; 6] = [Self::Nvenc, Self::Jetson, Self::Vaapi, Self::Qsv, Self::V4l2, Self::Software];
+    pub const ALL: [Self; 6] = [Self::Nvidia, Self::Jetson, Self::Va, Self::Qsv, Self::V4l2, Self::Software];
 
     /// Its name in logs, reports and configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Nvenc => "nvenc",
+            Self::Nvidia => "nvidia",
             Self::Jetson => "jetson",
-            Self::Vaapi => "vaapi",
+            Self::Va => "va",
             Self::Qsv => "qsv",
             Self::V4l2 => "v4l2",
             Self::Software => "software",

@@ -44,7 +44,7 @@ struct Machine {
     refused: &'static [(Engine, &'static str)],
 }
 
-use Engine::{Jetson, Nvenc, Qsv, Software, V4l2, Vaapi};
+use Engine::{Jetson, Nvidia, Qsv, Software, V4l2, Va};
 
 const MACHINES: [Machine; 16] = [
     Machine {
@@ -52,7 +52,7 @@ const MACHINES: [Machine; 16] = [
         board: Board::JetsonOrinNx,
         encoders: &[Jetson, Software],
         decoders: &[Jetson, Software],
-        refused: &[(Nvenc, "no NVIDIA card"), (V4l2, "not reached this way")],
+        refused: &[(Nvidia, "no NVIDIA card"), (V4l2, "not reached this way")],
     },
     Machine {
         name: "orin-nano",
@@ -87,48 +87,48 @@ const MACHINES: [Machine; 16] = [
         board: Board::JetsonThor,
         encoders: &[Jetson, Software],
         decoders: &[Jetson, Software],
-        refused: &[(Nvenc, "no NVIDIA card")],
+        refused: &[(Nvidia, "no NVIDIA card")],
     },
     Machine {
         name: "rtx-4090",
         board: Board::X86,
-        encoders: &[Nvenc, Vaapi, Qsv, Software],
-        decoders: &[Nvenc, Vaapi, Qsv, Software],
+        encoders: &[Nvidia, Va, Qsv, Software],
+        decoders: &[Nvidia, Va, Qsv, Software],
         refused: &[(Jetson, "not a Jetson"), (V4l2, "no video devices")],
     },
     Machine {
         name: "a100",
         board: Board::X86,
         encoders: &[Software],
-        decoders: &[Nvenc, Nvenc, Software],
-        refused: &[(Nvenc, "NVIDIA A100-SXM4-40GB at 0000:07:00.0 has no encoder: it can decode")],
+        decoders: &[Nvidia, Nvidia, Software],
+        refused: &[(Nvidia, "NVIDIA A100-SXM4-40GB at 0000:07:00.0 has no encoder: it can decode")],
     },
     Machine {
         name: "h100",
         board: Board::X86,
         encoders: &[Software],
-        decoders: &[Nvenc, Software],
-        refused: &[(Nvenc, "NVIDIA H100 80GB HBM3 at 0000:1b:00.0 has no encoder: it can decode")],
+        decoders: &[Nvidia, Software],
+        refused: &[(Nvidia, "NVIDIA H100 80GB HBM3 at 0000:1b:00.0 has no encoder: it can decode")],
     },
     Machine {
         name: "intel-n100",
         board: Board::X86,
-        encoders: &[Vaapi, Qsv, Software],
-        decoders: &[Vaapi, Qsv, Software],
-        refused: &[(Nvenc, "no NVIDIA card")],
+        encoders: &[Va, Qsv, Software],
+        decoders: &[Va, Qsv, Software],
+        refused: &[(Nvidia, "no NVIDIA card")],
     },
     Machine {
         name: "arc-a380",
         board: Board::X86,
-        encoders: &[Vaapi, Qsv, Software],
-        decoders: &[Vaapi, Qsv, Software],
+        encoders: &[Va, Qsv, Software],
+        decoders: &[Va, Qsv, Software],
         refused: &[],
     },
     Machine {
         name: "radeon-rx6800",
         board: Board::X86,
-        encoders: &[Vaapi, Software],
-        decoders: &[Vaapi, Software],
+        encoders: &[Va, Software],
+        decoders: &[Va, Software],
         refused: &[(Qsv, "no Intel graphics")],
     },
     Machine {
@@ -136,7 +136,7 @@ const MACHINES: [Machine; 16] = [
         board: Board::RaspberryPi4,
         encoders: &[V4l2, Software],
         decoders: &[V4l2, Software],
-        refused: &[(Jetson, "not a Jetson"), (Vaapi, "no Intel or AMD graphics")],
+        refused: &[(Jetson, "not a Jetson"), (Va, "no Intel or AMD graphics")],
     },
     Machine {
         name: "raspberry-pi-5",
@@ -150,14 +150,14 @@ const MACHINES: [Machine; 16] = [
         board: Board::VirtualMachine,
         encoders: &[Software],
         decoders: &[Software],
-        refused: &[(Vaapi, "no Intel or AMD graphics"), (Nvenc, "no NVIDIA card")],
+        refused: &[(Va, "no Intel or AMD graphics"), (Nvidia, "no NVIDIA card")],
     },
     Machine {
         name: "build-vm",
         board: Board::VirtualMachine,
         encoders: &[Software],
         decoders: &[Software],
-        refused: &[(Vaapi, "no Intel or AMD graphics")],
+        refused: &[(Va, "no Intel or AMD graphics")],
     },
 ];
 

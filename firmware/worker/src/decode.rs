@@ -3,12 +3,18 @@ use gstreamer as gst;
 use gstreamer_video as gst_video;
 use mpegts::{AccessUnit, Ticks};
 
+use crate::encode;
+use crate::engine::table::{Life, Memory};
 use crate::engine::{self, Codec, Engine, Wishes};
 use crate::stage::{Error, Output, Stage};
 use crate::time::{clock_of, ticks_of};
 
 /// Most threads of a decoder: each holds a picture, and decoding is a tenth of the work.
 const MAX_THREADS: u32 = 4;
+
+/// Decoded pictures that may be under way in the ladder at a time, where they are a device's: as many as a queue
+/// holds, and some in hand.
+const UNDER_WAY: u32 = 12;
 
 /// A decoded frame.
 #[derive(Debug, Clone)]
@@ -31,11 +37,26 @@ pub(crate) enum Decoded {
 /// A running decoder.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    stage: Stage,
+    /// There until it is dropped.
+    stage: Option<Stage>,
+    /// Of a persistent decoder: where it waits afterwards.
+    again: Option<(Engine, String)>,
+    /// Has it given all that it had?
+    drained: bool,
     origin: Ticks,
     step: Ticks,
     last: Option<Ticks>,
     format: Option<gst_video::VideoInfo>,
+}
+
+impl Drop for Decoder {
+    /// A persistent decoder that ended its segment well waits for the next one.
+    fn drop(&mut self) {
+        let (Some(stage), Some((engine, key))) = (self.stage.take(), self.again.take()) else { return };
+        if self.drained && stage.take().is_none() {
+            engine.warm().park(key, stage, gst::ClockTime::ZERO);
+        }
+    }
 }
 
 impl Decoder {
@@ -56,11 +77,23 @@ impl Decoder {
             })
         };
         let input = caps(codec.caps())?;
-        let wanted = caps(row.memory.raw())?;
+        let wanted = caps(&engine.route().memory().raw())?;
         let wishes = Wishes { decoder_threads: threads.clamp(1, MAX_THREADS), ..Wishes::default() };
-        let configure = |element: &gst::Element| engine::apply(element, row.element, row.settings, &wishes);
-        let stage = Stage::start(row.element, configure, &input, &wanted)?;
-        Ok(Self { stage, origin, step, last: None, format: None })
+        let key = (row.life == Life::Persistent).then(|| format!("{} {wishes:?}", row.element));
+        let stage = match key.as_ref().and_then(|key| engine.warm().take(key)) {
+            Some((stage, _)) => {
+                stage.begin_again()?;
+                stage
+            }
+            None => {
+                let configure = |element: &gst::Element| engine::apply(element, row.element, row.settings, &wishes);
+                let parts = encode::parts(&engine.route().decoder_elements(row), row.element, &configure);
+                let room = if engine.route().memory() == Memory::System { 0 } else { UNDER_WAY };
+                Stage::start(&parts, &input, &wanted, room, &engine.warm().contexts)?
+            }
+        };
+        let again = key.map(|key| (engine.clone(), key));
+        Ok(Self { stage: Some(stage), again, drained: false, origin, step, last: None, format: None })
     }
 
     /// Gives the decoder a picture.
@@ -73,18 +106,28 @@ impl Decoder {
                 buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
             }
         }
-        self.stage.push(buffer)
+        self.stage()?.push(buffer)
     }
 
-    /// Tells the decoder that nothing follows.
-    pub(crate) fn finish(&self) -> Result<(), Error> {
-        self.stage.finish()
+    /// Tells the decoder that nothing follows: all that it holds comes out.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        let stage = self.stage()?;
+        if self.again.is_none() {
+            return stage.finish();
+        }
+        stage.announce()?;
+        self.drained = true;
+        Ok(())
+    }
+
+    fn stage(&self) -> Result<&Stage, Error> {
+        self.stage.as_ref().ok_or_else(|| Error::Missing("the decoder is gone".to_owned()))
     }
 
     /// The next thing the decoder gave, if any.
     pub(crate) fn take(&mut self) -> Option<Decoded> {
         loop {
-            match self.stage.take()? {
+            match self.stage.as_ref()?.take()? {
                 Output::Caps(caps) => {
                     let Ok(info) = gst_video::VideoInfo::from_caps(&caps) else {
                         return Some(Decoded::Unusable(caps.to_string()));

@@ -2,17 +2,22 @@
 //!
 //! *Source:* media.md §1.2 and §2.5: constant bit rate with a buffer of one second, closed GOPs, an IDR with
 //! its parameter sets first, no B-frames unless the profile is Main or High.
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use livepeer::profile::{CodecProfile, Gop, Profile};
 use mpegts::Ticks;
 use mpegts::clock::PER_SECOND;
 
-use crate::engine::table::EncoderRow;
+use crate::engine::table::{EncoderRow, KeyFrames, Life};
 use crate::engine::{self, Codec, Engine, Tuning, Wishes};
-use crate::stage::{Error, Output, Stage};
+use crate::stage::{Error, Output, Part, Stage};
 use crate::time::{clock_of, ticks_of};
 
+/// How long a persistent encoder may take for the pictures it still has when a segment ends.
+const LAST_PICTURES: Duration = Duration::from_secs(5);
 /// B-frames between two others where the profile asks for them.
 const PROFILE_BFRAMES: u32 = 3;
 
@@ -46,11 +51,47 @@ pub(crate) struct Setup {
 #[derive(Debug)]
 pub(crate) struct Encoder {
     stage: Stage,
-    /// A key frame is due at this time, and then again after this long.
-    gop: Option<(Ticks, Ticks)>,
+    row: &'static EncoderRow,
+    key_frames: Due,
+    /// Was it made for this segment?
+    made: bool,
+    /// What the stage's own time of zero is here.
     origin: Ticks,
+    /// What the stage's time had come to before.
+    clock: gst::ClockTime,
     coded: Vec<Coded>,
     bytes: u64,
+    /// Of a persistent encoder: where it waits afterwards, and the pictures that it has not given back yet.
+    again: Option<(Engine, String)>,
+    under_way: VecDeque<Ticks>,
+    last: Ticks,
+}
+
+/// When key frames are due that the encoder does not know of itself.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    /// The next one by time, and how far they are apart.
+    time: Option<(Ticks, Ticks)>,
+    /// Frames until the next one, and how many they are apart; `None` apart is the first one only.
+    frames: Option<(u32, Option<u32>)>,
+}
+
+impl Due {
+    fn is_due(&mut self, at: Ticks) -> bool {
+        let mut due = false;
+        if let Some((next, every)) = &mut self.time
+            && at >= *next
+        {
+            *next = at + *every;
+            due = true;
+        }
+        if let Some((left, every)) = self.frames {
+            due |= left == 0;
+            let left = left.checked_sub(1).or(every.map(|n| n.saturating_sub(1)));
+            self.frames = left.map(|left| (left, every));
+        }
+        due
+    }
 }
 
 impl Encoder {
@@ -58,9 +99,7 @@ impl Encoder {
     pub(crate) fn start(profile: &Profile, setup: &Setup, engine: &Engine, first: Ticks) -> Result<Self, Error> {
         let codec = Codec::from(profile.codec);
         let row = engine.encoder(codec).ok_or_else(|| Error::Missing(engine.encoder_missing(codec)))?;
-        let wishes = wishes(profile, setup, engine.tuning(), row);
-        // The grid of a fixed rate may put the first frame a little before its own time.
-        let origin = first - Ticks(PER_SECOND);
+        let mut wishes = wishes(profile, setup, engine.tuning(), row);
         // Without a rate the encoder counts with the frames' own times, as it must when they are uneven: told
         // the usual rate of a stream with gaps, it would stay below the bit rate by as much as the gaps take.
         let (frames, seconds) = if setup.uneven { (0, 1) } else { setup.rate };
@@ -70,27 +109,47 @@ impl Encoder {
             .fps(rate)
             .build()
             .map_err(|e| refused("its frame rate", e.to_string()))?;
-        let input = info.to_caps().map_err(|e| refused("its format", e.to_string()))?;
+        let input = engine.picture_caps(&info).ok_or_else(|| refused("its format", format!("{info:?}")))?;
         let mut wanted = codec.caps().to_owned();
         if let Some(more) = wishes.fill(row.wanted).filter(|more| !more.is_empty()) {
             wanted = format!("{wanted},{more}");
         }
         let wanted = wanted.parse::<gst::Caps>().map_err(|e| refused("what is wanted of it", e.to_string()))?;
-        let configure = |element: &gst::Element| engine::apply(element, row.element, row.settings, &wishes);
-        let stage = Stage::start(row.element, configure, &input, &wanted)?;
-        let gop = match (profile.gop, profile.fps) {
+        let time = match (profile.gop, profile.fps) {
             (Gop::Millis(millis), None) => {
                 let every = Ticks::from_millis(u64::from(millis.max(1)));
                 Some((first + every, every))
             }
             _ => None,
         };
-        Ok(Self { stage, gop, origin, coded: Vec::new(), bytes: 0 })
+        let persistent = row.life == Life::Persistent;
+        // A persistent encoder does not know where a segment begins, so its key frames are counted here.
+        let frames = persistent.then(|| (0, wishes.gop.take()));
+        let key = persistent.then(|| format!("{} {wishes:?} {input} {wanted}", row.element));
+        let waiting = key.as_ref().and_then(|key| engine.warm().take(key));
+        let made = waiting.is_none();
+        let (stage, clock, origin) = match waiting {
+            Some((stage, clock)) => {
+                let step = PER_SECOND * i64::from(setup.rate.1) / i64::from(setup.rate.0.max(1));
+                (stage, clock, first - Ticks(step.clamp(1, PER_SECOND)))
+            }
+            None => {
+                let configure = |element: &gst::Element| engine::apply(element, row.element, row.settings, &wishes);
+                let parts = parts(&engine.route().encoder_elements(row), row.element, &configure);
+                let stage = Stage::start(&parts, &input, &wanted, 0, &engine.warm().contexts)?;
+                // The grid of a fixed rate may put the first frame a little before its own time.
+                (stage, gst::ClockTime::ZERO, first - Ticks(PER_SECOND))
+            }
+        };
+        let again = key.map(|key| (engine.clone(), key));
+        let (coded, under_way) = (Vec::new(), VecDeque::new());
+        let key_frames = Due { time, frames };
+        Ok(Self { stage, row, key_frames, made, origin, clock, coded, bytes: 0, again, under_way, last: first })
     }
 
     /// Encodes one frame.
     pub(crate) fn push(&mut self, frame: &gst::Buffer, at: Ticks) -> Result<(), Error> {
-        let pts = clock_of(at - self.origin);
+        let pts = self.clock + clock_of(at - self.origin);
         let mut frame = frame.clone();
         {
             // The picture is shared with other renditions; only its description is copied.
@@ -99,16 +158,29 @@ impl Encoder {
             frame.set_dts(None);
             frame.set_duration(None);
         }
-        if let Some((due, every)) = &mut self.gop
-            && at >= *due
-        {
-            *due = at + *every;
+        // A new encoder begins with one by itself. Asking it makes the framework's base class (1.22) note a time by
+        // which every later wish seems too early.
+        if self.key_frames.is_due(at) && !(self.made && self.coded.is_empty() && self.under_way.is_empty()) {
+            self.ask_for_key_frame(pts);
+        }
+        self.under_way.push_back(at);
+        self.last = at;
+        self.stage.push(frame)?;
+        while let Some(output) = self.stage.take() {
+            self.collect(output)?;
+        }
+        Ok(())
+    }
+
+    fn ask_for_key_frame(&self, pts: gst::ClockTime) {
+        let signalled = match self.row.key_frames {
+            KeyFrames::Event => false,
+            KeyFrames::Signal(name) => self.stage.signal(name),
+        };
+        if !signalled {
             let event = gst_video::UpstreamForceKeyUnitEvent::builder().running_time(pts).all_headers(true).build();
             self.stage.ask(event);
         }
-        self.stage.push(frame)?;
-        self.collect();
-        Ok(())
     }
 
     /// Bytes encoded so far.
@@ -116,25 +188,71 @@ impl Encoder {
         self.bytes
     }
 
-    /// Takes the last pictures out.
-    pub(crate) fn finish(mut self) -> Result<Vec<Coded>, Error> {
-        self.stage.finish()?;
-        self.collect();
+    /// Takes the last pictures out. A persistent encoder then waits for the next segment.
+    pub(crate) fn finish(self) -> Result<Vec<Coded>, Error> {
+        self.finish_within(LAST_PICTURES)
+    }
+
+    pub(crate) fn finish_within(mut self, patience: Duration) -> Result<Vec<Coded>, Error> {
+        let Some((engine, key)) = self.again.take() else {
+            self.stage.finish()?;
+            while let Some(output) = self.stage.take() {
+                self.collect(output)?;
+            }
+            return Ok(self.coded);
+        };
+        let latest = Instant::now() + patience;
+        while !self.under_way.is_empty() {
+            let output = self.stage.wait(latest)?;
+            self.place(output, true)?;
+        }
+        let clock = self.clock + clock_of(self.last - self.origin);
+        engine.warm().park(key, self.stage, clock);
         Ok(self.coded)
     }
 
-    fn collect(&mut self) {
-        while let Some(output) = self.stage.take() {
-            let Output::Buffer(buffer, Some(at)) = output else { continue };
-            let Ok(map) = buffer.map_readable() else { continue };
-            self.bytes += map.len() as u64;
-            self.coded.push(Coded {
-                pts: self.origin + ticks_of(at),
-                keyframe: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT),
-                data: map.to_vec(),
-            });
-        }
+    fn collect(&mut self, output: Output) -> Result<(), Error> {
+        self.place(output, self.row.life == Life::Persistent)
     }
+
+    /// Notes a coded picture. A persistent encoder gives pictures in the order in which it was given them, so that
+    /// they bear the times they came with, whatever became of those on the way; others may reorder.
+    fn place(&mut self, output: Output, in_order: bool) -> Result<(), Error> {
+        let Output::Buffer(buffer, at) = output else { return Ok(()) };
+        let next = self.under_way.pop_front();
+        let pts = match (in_order, at) {
+            (true, _) => next,
+            (false, Some(at)) => Some(self.origin + ticks_of(at)),
+            // Not a picture.
+            (false, None) => return Ok(()),
+        };
+        let refused = |detail: &str| Error::Refused {
+            element: self.row.element,
+            what: "to keep to its pictures",
+            detail: detail.to_owned(),
+        };
+        let pts = pts.ok_or_else(|| refused("it gave one that it was not given"))?;
+        let map = buffer.map_readable().map_err(|_| refused("one cannot be read"))?;
+        self.bytes += map.len() as u64;
+        let keyframe = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        if in_order && self.coded.is_empty() && !keyframe {
+            return Err(refused("a segment does not begin with a key frame"));
+        }
+        self.coded.push(Coded { pts, keyframe, data: map.to_vec() });
+        Ok(())
+    }
+}
+
+/// Elements of which the one called `name` is set up.
+pub(crate) fn parts<'a>(
+    elements: &[&'static str],
+    name: &str,
+    configure: &'a dyn Fn(&gst::Element) -> Result<(), Error>,
+) -> Vec<Part<'a>> {
+    let part = |&element: &&'static str| {
+        if element == name { Part { name: element, configure } } else { Part::plain(element) }
+    };
+    elements.iter().map(part).collect()
 }
 
 /// What this rendition asks of its encoder.

@@ -43,14 +43,14 @@ fn judge_engine(root: &Root, hardware: &Hardware, engine: Engine, task: Task) ->
         if judged.is_empty() { vec![candidate(None, Err(none.to_owned()))] } else { judged }
     };
     match engine {
-        Engine::Nvenc => each(
+        Engine::Nvidia => each(
             // The graphics of a Jetson, where they show on the bus, are the Jetson engine's.
             &|gpu| gpu.vendor == NVIDIA && gpu.kind != GpuKind::Integrated,
             &|gpu| nvidia::judge(root, hardware, gpu, task),
             "no NVIDIA card on the bus",
         ),
         Engine::Jetson => vec![candidate(None, jetson::judge(root, hardware, task))],
-        Engine::Vaapi => each(
+        Engine::Va => each(
             &|gpu| gpu.vendor == INTEL || gpu.vendor == AMD,
             &|gpu| render(root, gpu, task),
             "no Intel or AMD graphics on the bus",

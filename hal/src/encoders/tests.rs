@@ -32,7 +32,7 @@ fn an_nvidia_card_with_driver_and_nodes_is_accepted_with_the_nodes_it_needs() {
     let nodes = ["dev/nvidia0", "dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-caps"];
     files.extend(nodes.map(|node| (node, "")));
     let hardware = detect(fixture(&files).path());
-    let (accepted, reason) = verdict(&hardware, Engine::Nvenc);
+    let (accepted, reason) = verdict(&hardware, Engine::Nvidia);
     assert_eq!(accepted, Verdict::Accepted);
     assert!(reason.starts_with("NVIDIA card 2484 at 0000:01:00.0"), "{reason}");
     let candidate = hardware.accepted().next().unwrap();
@@ -43,13 +43,13 @@ fn an_nvidia_card_with_driver_and_nodes_is_accepted_with_the_nodes_it_needs() {
 #[test]
 fn an_nvidia_card_without_nodes_or_with_another_driver_is_refused_with_the_reason() {
     let hardware = detect(fixture(&NVIDIA_CARD).path());
-    let (refused, reason) = verdict(&hardware, Engine::Nvenc);
+    let (refused, reason) = verdict(&hardware, Engine::Nvidia);
     assert_eq!(refused, Verdict::Refused);
     assert!(reason.contains("/dev/nvidia0"), "{reason}");
     let mut files = NVIDIA_CARD;
     files[3].1 = "-> ../../../bus/pci/drivers/nouveau";
     let hardware = detect(fixture(&files).path());
-    assert!(verdict(&hardware, Engine::Nvenc).1.contains("nouveau"));
+    assert!(verdict(&hardware, Engine::Nvidia).1.contains("nouveau"));
 }
 
 #[test]
@@ -63,10 +63,10 @@ fn intel_graphics_are_accepted_by_their_render_node() {
         ("dev/dri/renderD128", ""),
     ];
     let hardware = detect(fixture(&files).path());
-    assert_eq!(verdict(&hardware, Engine::Vaapi).0, Verdict::Accepted);
+    assert_eq!(verdict(&hardware, Engine::Va).0, Verdict::Accepted);
     let hardware = detect(fixture(&files[..5]).path());
     assert_eq!(
-        verdict(&hardware, Engine::Vaapi),
+        verdict(&hardware, Engine::Va),
         (Verdict::Refused, "/dev/dri/renderD128 is missing: pass it into the container, or see udev")
     );
 }

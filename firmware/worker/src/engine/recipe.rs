@@ -27,7 +27,7 @@ pub(crate) struct Wishes {
     pub(crate) preset: String,
     /// `{tagged}`: does the source name its colours?
     pub(crate) tagged: bool,
-    /// `{profile}`: H.264's profile as caps name it.
+    /// `{profile}`: H.264's profile as caps name it; `{profile-number}`: as the kernel numbers it.
     pub(crate) profile: Option<&'static str>,
 }
 
@@ -44,6 +44,7 @@ impl Wishes {
             "preset" => Some(self.preset.clone()),
             "tagged" => Some(self.tagged.to_string()),
             "profile" => self.profile.map(str::to_owned),
+            "profile-number" => self.profile.map(|name| number_of(name).to_string()),
             _ => None,
         }
     }
@@ -106,6 +107,15 @@ pub(crate) fn apply(
         }
     }
     Ok(())
+}
+
+/// *Source:* `V4L2_MPEG_VIDEO_H264_PROFILE_*`, which Jetson's elements share.
+fn number_of(profile: &str) -> u32 {
+    match profile {
+        "baseline" => 0,
+        "main" => 2,
+        _ => 4,
+    }
 }
 
 /// A text as a value of a property; a number is brought into the property's range.

@@ -1,5 +1,11 @@
 //! Which rows of the table work together in this process.
-use super::table::{DecoderRow, EncoderRow, Row, SOFTWARE};
+use std::sync::Arc;
+
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+
+use super::table::{DecoderRow, EncoderRow, Memory, ROWS, Row, SOFTWARE, ScalerRow};
+use super::warm::Warm;
 use super::{Codec, Tuning};
 
 /// An engine nobody knows.
@@ -7,22 +13,81 @@ use super::{Codec, Tuning};
 #[error("unknown engine {0:?}")]
 pub struct UnknownEngine(String);
 
-/// What a worker transcodes with.
+/// What a worker transcodes with. Clones share what outlives a segment.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    decode: &'static Row,
-    encode: &'static Row,
+    route: Route,
     tuning: Tuning,
+    warm: Arc<Warm>,
 }
 
-/// All rows.
-const ROWS: [&Row; 1] = [&SOFTWARE];
+/// Rows that work together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    pub(crate) decode: &'static Row,
+    pub(crate) scale: &'static Row,
+    pub(crate) encode: &'static Row,
+}
+
+impl Route {
+    /// By its name: `nvidia`, or `nvidia+software` for what decodes and scales with one and encodes with another.
+    pub(crate) fn named(name: &str) -> Result<Self, UnknownEngine> {
+        let row = |name: &str| ROWS.into_iter().find(|row| row.name == name);
+        let (decode, encode) = name.split_once('+').unwrap_or((name, name));
+        match (row(decode), row(encode)) {
+            (Some(decode), Some(encode)) => Ok(Self { decode, scale: decode, encode }),
+            _ => Err(UnknownEngine(name.to_owned())),
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        if self.scale.name == self.encode.name {
+            return self.encode.name.to_owned();
+        }
+        format!("{}+{}", self.scale.name, self.encode.name)
+    }
+
+    /// Where pictures are between decoder and encoders.
+    pub(crate) fn memory(&self) -> Memory {
+        self.scale.scaler.memory
+    }
+
+    /// How pictures are laid out there.
+    pub(crate) fn format(&self) -> gst_video::VideoFormat {
+        if self.memory() == Memory::System { gst_video::VideoFormat::I420 } else { gst_video::VideoFormat::Nv12 }
+    }
+
+    /// The best decoder of a codec whose element is there; the main processor's where the silicon has none.
+    pub(crate) fn decoder(&self, codec: Codec, there: &dyn Fn(&str) -> bool) -> Option<&'static DecoderRow> {
+        let fits = |row: &&'static DecoderRow| row.codec == codec && there(row.element);
+        self.decode.decoders.iter().find(fits).or_else(|| SOFTWARE.decoders.iter().find(fits))
+    }
+
+    /// The best encoder of a codec whose element is there; the main processor's where the silicon has none.
+    pub(crate) fn encoder(&self, codec: Codec, there: &dyn Fn(&str) -> bool) -> Option<&'static EncoderRow> {
+        let fits = |row: &&'static EncoderRow| row.codec == codec && there(row.element);
+        self.encode.encoders.iter().find(fits).or_else(|| SOFTWARE.encoders.iter().find(fits))
+    }
+
+    /// The elements of a decoder, in their order: its pictures come out where the scaler wants them.
+    pub(crate) fn decoder_elements(&self, row: &DecoderRow) -> Vec<&'static str> {
+        row.parser.into_iter().chain([row.element]).chain(row.memory.bridge(self.memory())).collect()
+    }
+
+    /// The elements of an encoder, in their order: pictures are brought to it from where the scaler has them, each as
+    /// small as it will be.
+    pub(crate) fn encoder_elements(&self, row: &EncoderRow) -> Vec<&'static str> {
+        let fits = row.formats.contains(&self.format().to_str().as_str());
+        let convert = (!fits).then_some("videoconvert");
+        self.memory().bridge(row.memory).into_iter().chain(convert).chain([row.element]).collect()
+    }
+}
 
 impl Engine {
     /// The main processor alone.
     #[must_use]
     pub fn software(tuning: Tuning) -> Self {
-        Self { decode: &SOFTWARE, encode: &SOFTWARE, tuning }
+        Self::of(Route { decode: SOFTWARE, scale: SOFTWARE, encode: SOFTWARE }, tuning)
     }
 
     /// By its name: `nvidia`, or `nvidia+software` for what decodes and scales with one and encodes with another.
@@ -30,58 +95,91 @@ impl Engine {
     /// # Errors
     /// [`UnknownEngine`] for a name that no row has.
     pub fn named(name: &str, tuning: Tuning) -> Result<Self, UnknownEngine> {
-        let row = |name: &str| ROWS.into_iter().find(|row| row.name == name);
-        let (decode, encode) = name.split_once('+').unwrap_or((name, name));
-        match (row(decode), row(encode)) {
-            (Some(decode), Some(encode)) => Ok(Self { decode, encode, tuning }),
-            _ => Err(UnknownEngine(name.to_owned())),
-        }
+        Route::named(name).map(|route| Self::of(route, tuning))
+    }
+
+    pub(crate) fn of(route: Route, tuning: Tuning) -> Self {
+        Self { route, tuning, warm: Arc::default() }
+    }
+
+    /// The same, but the main processor decodes: for what silicon cannot decode.
+    pub(crate) fn decoding_in_software(&self) -> Self {
+        Self { route: Route { decode: SOFTWARE, ..self.route }, ..self.clone() }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> String {
-        if std::ptr::eq(self.decode, self.encode) {
-            return self.encode.name.to_owned();
-        }
-        format!("{}+{}", self.decode.name, self.encode.name)
+        self.route.name()
     }
 
-    /// What the bench may change.
+    /// Does silicon decode?
+    pub(crate) fn decodes_in_silicon(&self) -> bool {
+        self.route.decode.name != SOFTWARE.name
+    }
+
+    /// Does silicon encode?
+    pub(crate) fn encodes_in_silicon(&self) -> bool {
+        self.route.encode.name != SOFTWARE.name
+    }
+
+    /// The settings that are a matter of taste.
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.tuning
     }
 
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// What outlives a segment.
+    pub(crate) fn warm(&self) -> &Warm {
+        &self.warm
+    }
+
+    pub(crate) fn scaler(&self) -> &'static ScalerRow {
+        &self.route.scale.scaler
+    }
+
     /// The best decoder of a codec whose element is there.
     pub(crate) fn decoder(&self, codec: Codec) -> Option<&'static DecoderRow> {
-        self.decode.decoders.iter().find(|row| row.codec == codec && is_there(row.element))
+        self.route.decoder(codec, &is_there)
     }
 
     /// The best encoder of a codec whose element is there.
     pub(crate) fn encoder(&self, codec: Codec) -> Option<&'static EncoderRow> {
-        self.encode.encoders.iter().find(|row| row.codec == codec && is_there(row.element))
+        self.route.encoder(codec, &is_there)
     }
 
     /// What to install for a codec's decoder.
     pub(crate) fn decoder_missing(&self, codec: Codec) -> String {
-        let row = self.decode.decoders.iter().find(|row| row.codec == codec);
-        missing(row.map(|row| (row.element, row.package)), codec)
+        let rows = self.route.decode.decoders.iter().chain(SOFTWARE.decoders);
+        missing(rows.filter(|row| row.codec == codec).map(|row| (row.element, row.package)).next(), codec)
     }
 
     /// What to install for a codec's encoder.
     pub(crate) fn encoder_missing(&self, codec: Codec) -> String {
-        let row = self.encode.encoders.iter().find(|row| row.codec == codec);
-        missing(row.map(|row| (row.element, row.package)), codec)
+        let rows = self.route.encode.encoders.iter().chain(SOFTWARE.encoders);
+        missing(rows.filter(|row| row.codec == codec).map(|row| (row.element, row.package)).next(), codec)
+    }
+
+    /// Caps of pictures of this kind between decoder and encoders.
+    pub(crate) fn picture_caps(&self, info: &gst_video::VideoInfo) -> Option<gst::Caps> {
+        let mut caps = info.to_caps().ok()?;
+        if let Some(feature) = self.route.memory().feature() {
+            caps.make_mut().set_features(0, Some(gst::CapsFeatures::new([feature])));
+        }
+        Some(caps)
     }
 }
 
 fn missing(known: Option<(&str, &str)>, codec: Codec) -> String {
     match known {
         Some((element, package)) => format!("GStreamer element {element} is missing: install the package {package}"),
-        None => format!("it has nothing for {}", codec.name()),
+        None => format!("nothing is known for {}", codec.name()),
     }
 }
 
 fn is_there(element: &str) -> bool {
-    gstreamer::ElementFactory::find(element).is_some()
+    gst::ElementFactory::find(element).is_some()
 }

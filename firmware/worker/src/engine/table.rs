@@ -3,9 +3,19 @@
 //! *Source:* media.md §1.1 and §1.2.
 use super::codec::Codec;
 
+mod jetson;
+mod nvidia;
+mod qsv;
 mod software;
+mod v4l2;
+mod va;
 
-pub(crate) use software::SOFTWARE;
+/// All engines, in the order in which they are tried unless the operator says otherwise.
+pub(crate) const ROWS: [&Row; 6] =
+    [&jetson::JETSON, &nvidia::NVIDIA, &va::VA, &qsv::QSV, &v4l2::V4L2, &software::SOFTWARE];
+
+/// The main processor: what everything falls back to.
+pub(crate) const SOFTWARE: &Row = &software::SOFTWARE;
 
 /// Everything that belongs to one kind of silicon.
 #[derive(Debug)]
@@ -20,10 +30,16 @@ pub(crate) struct Row {
 }
 
 /// Where pictures are while an engine works on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Memory {
     /// The main processor's.
     System,
+    /// An NVIDIA card's.
+    Cuda,
+    /// That of Intel's and AMD's drivers.
+    Va,
+    /// A Jetson's, which processor and engines share.
+    Nvmm,
 }
 
 impl Memory {
@@ -31,13 +47,25 @@ impl Memory {
     pub(crate) fn feature(self) -> Option<&'static str> {
         match self {
             Self::System => None,
+            Self::Cuda => Some("memory:CUDAMemory"),
+            Self::Va => Some("memory:VAMemory"),
+            Self::Nvmm => Some("memory:NVMM"),
         }
     }
 
     /// Caps of raw pictures in it.
-    pub(crate) fn raw(self) -> &'static str {
-        match self {
-            Self::System => "video/x-raw",
+    pub(crate) fn raw(self) -> String {
+        self.feature().map_or_else(|| "video/x-raw".to_owned(), |feature| format!("video/x-raw({feature})"))
+    }
+
+    /// The element that brings pictures from here to there, when it takes one.
+    pub(crate) fn bridge(self, there: Self) -> Option<&'static str> {
+        match (self, there) {
+            (here, there) if here == there => None,
+            (_, Self::Cuda) => Some("cudaupload"),
+            (Self::Cuda, _) => Some("cudadownload"),
+            (Self::Nvmm, _) | (_, Self::Nvmm) => Some("nvvidconv"),
+            (Self::Va | Self::System, _) => Some("vapostproc"),
         }
     }
 }
@@ -56,6 +84,8 @@ pub(crate) enum Life {
 #[derive(Debug)]
 pub(crate) struct DecoderRow {
     pub(crate) codec: Codec,
+    /// The element in front that tells it of the stream what it does not find out itself.
+    pub(crate) parser: Option<&'static str>,
     pub(crate) element: &'static str,
     /// What to install when the element is missing, by Debian's name.
     pub(crate) package: &'static str,
@@ -69,7 +99,6 @@ pub(crate) struct DecoderRow {
 pub(crate) struct ScalerRow {
     /// `None`: our own, on the main processor.
     pub(crate) element: Option<&'static str>,
-    pub(crate) package: &'static str,
     pub(crate) memory: Memory,
     pub(crate) settings: &'static [Setting],
 }
@@ -83,15 +112,25 @@ pub(crate) struct EncoderRow {
     pub(crate) package: &'static str,
     /// Where its pictures must be.
     pub(crate) memory: Memory,
-    /// How its pictures must be laid out.
-    pub(crate) format: &'static str,
+    /// How its pictures may be laid out.
+    pub(crate) formats: &'static [&'static str],
     pub(crate) life: Life,
+    pub(crate) key_frames: KeyFrames,
     /// Most B-frames between two others.
     pub(crate) bframes: u32,
     /// Restrictions on what it puts out beyond the codec's own; `{profile}` is H.264's profile.
     pub(crate) wanted: &'static str,
     /// In the order in which they are set.
     pub(crate) settings: &'static [Setting],
+}
+
+/// How an encoder is asked for a key frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyFrames {
+    /// By the framework's own event.
+    Event,
+    /// By this signal, as the event is not heeded.
+    Signal(&'static str),
 }
 
 /// One property and what it is set to.
@@ -142,3 +181,6 @@ impl Setting {
         self
     }
 }
+
+/// Of an element that is set up no further: it never drops a picture for being late.
+const QUIET: &[Setting] = &[set("qos", &["false"])];

@@ -1,8 +1,11 @@
 use gstreamer as gst;
 use gstreamer_video as gst_video;
-use livepeer::profile::{Profile, VideoCodec, preset};
+use livepeer::profile::{Gop, Profile, VideoCodec, preset};
+use livepeer::units::{BitsPerSecond, FrameRate};
 use mpegts::{AccessUnit, Ticks};
 
+use super::route::Route;
+use super::table::{DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, set};
 use super::{Codec, Engine, Tuning};
 use crate::decode::{Decoded, Decoder};
 use crate::encode::{Coded, Encoder, Setup};
@@ -60,4 +63,143 @@ fn whatever_the_main_processor_encodes_it_decodes_again_picture_for_picture() {
             assert_eq!(shown, wanted, "{codec:?}");
         }
     }
+}
+
+/// Software that behaves as silicon must: made once for a stream, a segment ends when every picture is back.
+const PERSISTENT_DECODER: &[DecoderRow] = &[DecoderRow {
+    codec: Codec::H264,
+    parser: Some("h264parse"),
+    element: "avdec_h264",
+    package: "",
+    memory: Memory::System,
+    life: Life::Persistent,
+    settings: &[set("qos", &["false"]), set("max-threads", &["2"])],
+}];
+
+const fn persistent(element: &'static str, settings: &'static [Setting]) -> EncoderRow {
+    EncoderRow {
+        codec: Codec::H264,
+        element,
+        package: "",
+        memory: Memory::System,
+        formats: &["I420"],
+        life: Life::Persistent,
+        key_frames: KeyFrames::Event,
+        bframes: 0,
+        wanted: "profile={profile}",
+        settings,
+    }
+}
+
+const X264: &[EncoderRow] = &[persistent(
+    "x264enc",
+    &[
+        set("tune", &["zerolatency"]),
+        set("speed-preset", &["ultrafast"]),
+        set("bitrate", &["{kbit}"]),
+        set("pass", &["cbr"]),
+        set("bframes", &["0"]),
+        set("key-int-max", &["3600"]),
+        set("aud", &["true"]),
+    ],
+)];
+
+const OPENH264: &[EncoderRow] = &[persistent(
+    "openh264enc",
+    &[
+        set("rate-control", &["bitrate"]),
+        set("max-bitrate", &["{bit}"]),
+        set("bitrate", &["{bit}"]),
+        set("gop-size", &["3600"]),
+    ],
+)];
+
+/// An encoder with a lookahead keeps pictures back: no good for silicon's part.
+const HOARDER: &[EncoderRow] = &[persistent(
+    "x264enc",
+    &[set("speed-preset", &["ultrafast"]), set("rc-lookahead", &["10"]), set("bframes", &["0"])],
+)];
+
+/// The same engine, but with the decoder and the encoder that a test names.
+fn rehearsal(encoders: &'static [EncoderRow]) -> Engine {
+    let scaler = ScalerRow { element: Some("videoscale"), memory: Memory::System, settings: &[] };
+    let row = Box::leak(Box::new(Row { name: "rehearsal", decoders: PERSISTENT_DECODER, scaler, encoders }));
+    Engine::of(Route { decode: row, scale: row, encode: row }, Tuning::default())
+}
+
+fn segment(frames: u8, bframes: u32) -> Vec<Coded> {
+    let tuning = Tuning { bframes: Some(bframes), ..Tuning::default() };
+    encode(&Engine::software(tuning), &preset("360p").unwrap(), frames)
+}
+
+#[test]
+fn persistent_elements_give_every_picture_of_short_segments_and_go_on_with_the_next() {
+    gst::init().unwrap();
+    for encoders in [X264, OPENH264] {
+        let engine = rehearsal(encoders);
+        if engine.encoder(Codec::H264).is_none_or(|row| row.life != Life::Persistent) {
+            println!("element {} is missing", encoders[0].element);
+            continue;
+        }
+        let profile = preset("240p").unwrap();
+        for round in 0..2 {
+            for frames in [1u8, 2, 3, 5, 6, 10] {
+                // A source with B-frames: its decoder holds pictures back until it is told of a new stream.
+                let source = segment(frames, 2);
+                let wanted: Vec<Ticks> = (0..frames).map(|n| START + Ticks(i64::from(n) * STEP.0)).collect();
+                assert_eq!(decode(&engine, Codec::H264, &source), wanted, "decoded, {frames} frames");
+                let coded = encode(&engine, &profile, frames);
+                let times: Vec<Ticks> = coded.iter().map(|c| c.pts).collect();
+                assert_eq!(times, wanted, "encoded, {frames} frames");
+                let keys: Vec<bool> = coded.iter().map(|c| c.keyframe).collect();
+                assert!(keys[0] && keys[1..].iter().all(|key| !key), "round {round}: {keys:?}");
+                // Each segment stands alone: a decoder that saw nothing before decodes all of it.
+                assert_eq!(decode(&Engine::software(Tuning::default()), Codec::H264, &coded), wanted);
+                assert_eq!(engine.warm().waiting(), 2, "one decoder and one encoder wait");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_persistent_encoder_makes_key_frames_where_the_segment_wants_them() {
+    gst::init().unwrap();
+    let engine = rehearsal(X264);
+    let fps = Some(FrameRate { num: 30, den: 1 });
+    let keys = |gop, fps| -> Vec<usize> {
+        let profile = Profile { gop, fps, ..preset("240p").unwrap() };
+        let coded = encode(&engine, &profile, 10);
+        coded.iter().enumerate().filter(|(_, c)| c.keyframe).map(|(n, _)| n).collect()
+    };
+    for _ in 0..2 {
+        assert_eq!(keys(Gop::Millis(100), fps), [0, 3, 6, 9], "counted in frames");
+        assert_eq!(keys(Gop::Millis(200), None), [0, 6], "by the clock");
+        assert_eq!(keys(Gop::Intra, fps), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(keys(Gop::EncoderDefault, None), [0]);
+    }
+    assert_eq!(engine.warm().waiting(), 1, "all of these are one encoder, asked differently");
+}
+
+#[test]
+fn an_encoder_that_keeps_pictures_back_is_found_out_and_not_used_again() {
+    gst::init().unwrap();
+    let engine = rehearsal(HOARDER);
+    let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 160, 90).build().unwrap();
+    let setup = Setup { frames: info.clone(), tagged: false, rate: (30, 1), uneven: false, threads: 1 };
+    let mut encoder = Encoder::start(&preset("240p").unwrap(), &setup, &engine, START).unwrap();
+    encoder.push(&picture(0, &info), START).unwrap();
+    let error = encoder.finish_within(std::time::Duration::from_millis(100)).unwrap_err().to_string();
+    assert!(error.contains("x264enc") && error.contains("did not come in time"), "{error}");
+    assert_eq!(engine.warm().waiting(), 0);
+}
+
+#[test]
+fn no_more_elements_wait_than_a_stream_can_use() {
+    gst::init().unwrap();
+    let engine = rehearsal(X264);
+    for kilobits in 1..=30 {
+        let profile = Profile { bitrate: BitsPerSecond(kilobits * 100_000), ..preset("240p").unwrap() };
+        assert_eq!(encode(&engine, &profile, 1).len(), 1);
+    }
+    assert_eq!(engine.warm().waiting(), 24);
 }

@@ -1,5 +1,5 @@
 //! The main processor: works everywhere, and is what every other engine falls back to.
-use super::{Codec, DecoderRow, EncoderRow, Life, Memory, Row, ScalerRow, Setting, set};
+use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, set};
 
 const LIBAV: &str = "gstreamer1.0-libav";
 const GOOD: &str = "gstreamer1.0-plugins-good";
@@ -12,7 +12,7 @@ const fn decoder(
     package: &'static str,
     settings: &'static [Setting],
 ) -> DecoderRow {
-    DecoderRow { codec, element, package, memory: Memory::System, life: Life::Fresh, settings }
+    DecoderRow { codec, parser: None, element, package, memory: Memory::System, life: Life::Fresh, settings }
 }
 
 const fn encoder(
@@ -26,8 +26,13 @@ const fn encoder(
         Codec::H264 => "profile={profile}",
         _ => "",
     };
-    let (memory, life) = (Memory::System, Life::Fresh);
-    EncoderRow { codec, element, package, memory, format: "I420", life, bframes, wanted, settings }
+    // x264 lays pictures out as the second itself.
+    let formats: &[&str] = match codec {
+        Codec::H264 => &["I420", "NV12"],
+        _ => &["I420"],
+    };
+    let (memory, life, key_frames) = (Memory::System, Life::Fresh, KeyFrames::Event);
+    EncoderRow { codec, element, package, memory, formats, life, key_frames, bframes, wanted, settings }
 }
 
 const QOS: Setting = set("qos", &["false"]);
@@ -76,7 +81,7 @@ pub(crate) const SOFTWARE: Row = Row {
         decoder(Codec::Av1, "avdec_av1", LIBAV, LIBAV_DECODER),
         decoder(Codec::Av1, "av1dec", BAD, &[QOS]),
     ],
-    scaler: ScalerRow { element: None, package: "", memory: Memory::System, settings: &[] },
+    scaler: ScalerRow { element: None, memory: Memory::System, settings: &[] },
     encoders: &[
         encoder(
             Codec::H264,
