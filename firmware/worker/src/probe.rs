@@ -12,6 +12,7 @@ use crate::decode::{Decoded, Decoder};
 use crate::encode::{Coded, Encoder, Setup};
 use crate::engine::{Codec, Engine};
 use crate::pipeline::transcode;
+use crate::signature;
 
 /// What was proved and what was refused, with the reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +70,10 @@ pub fn probe(engine: &Engine) -> Result<Findings, Unfit> {
     match decode_hevc(engine) {
         Ok(()) => findings.proved.push("decode-h265".to_owned()),
         Err(reason) => findings.refused.push(("decode-h265".to_owned(), reason)),
+    }
+    match signature::prove() {
+        Ok(()) => findings.proved.push("signature-mpeg7".to_owned()),
+        Err(reason) => findings.refused.push(("signature-mpeg7".to_owned(), reason)),
     }
     let later = "not built into this worker";
     findings.refused.extend(["encode-h265", "decode-vp8", "decode-vp9"].map(|a| (a.to_owned(), later.to_owned())));

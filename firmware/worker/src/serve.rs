@@ -108,6 +108,11 @@ fn attempt(job: &Job, segment: &Sealed, engine: &Engine) -> Result<(Output, Vec<
     let memory = |e: MemfdError| Failure::new(JobError::Internal, e.to_string());
     let input = segment.map().map_err(memory)?;
     let output = transcode(&input, job, engine)?;
-    let files = output.files.iter().map(|f| Sealed::from_bytes(f).map_err(memory)).collect::<Result<_, _>>()?;
+    let files = output
+        .files
+        .iter()
+        .chain(&output.signatures)
+        .map(|f| Sealed::from_bytes(f).map_err(memory))
+        .collect::<Result<_, _>>()?;
     Ok((output, files))
 }
