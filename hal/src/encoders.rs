@@ -14,10 +14,12 @@ use crate::units::Bytes;
 
 mod candidates;
 mod cards;
+mod choices;
 mod pci;
 mod processor;
 mod versions;
 
+pub use choices::Choice;
 pub use pci::{Gpu, GpuKind, RenderNode};
 pub use processor::Processor;
 
@@ -107,7 +109,7 @@ pub struct VideoDevice {
 }
 
 /// A way to encode or decode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
     /// NVIDIA's video engines on a graphics card.
@@ -126,7 +128,7 @@ pub enum Engine {
 
 impl Engine {
     /// All of them, best first.
-    pub const ALL: [Self; 6] = [Self::Nvidia, Self::Jetson, Self::Va, Self::Qsv, Self::V4l2, Self::Software];
+    pub const ALL: [Self; 6] = [Self::Jetson, Self::Nvidia, Self::Va, Self::Qsv, Self::V4l2, Self::Software];
 
     /// Its name in logs, reports and configuration.
     #[must_use]

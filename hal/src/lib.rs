@@ -23,7 +23,7 @@ mod read;
 
 pub use board::Board;
 pub use clock::{Clock, LinuxClock, SimClock};
-pub use encoders::{Candidate, Encoders, Engine, Hardware, LinuxEncoders, SimEncoders, Verdict};
+pub use encoders::{Candidate, Choice, Encoders, Engine, Hardware, LinuxEncoders, SimEncoders, Verdict};
 pub use fingerprint::Fingerprint;
 pub use gpus::{GpuReadings, Gpus, LinuxGpus, SimGpus};
 pub use identity::Identity;

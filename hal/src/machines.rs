@@ -230,12 +230,32 @@ fn a_snapshot_of_a_machine_is_the_machine() {
 }
 
 #[test]
+fn what_is_worth_proving_is_told_best_first_with_the_nodes_it_needs() {
+    let told = |name: &str, order: &[Engine]| -> Vec<String> {
+        hardware(name).choices(order).iter().map(|choice| choice.name()).collect()
+    };
+    assert_eq!(told("orin-nx", &Engine::ALL), ["jetson", "jetson+software", "software"]);
+    assert_eq!(told("orin-nano", &Engine::ALL), ["jetson+software", "software"]);
+    assert_eq!(told("a100", &Engine::ALL), ["nvidia+software", "software"]);
+    let desktop = ["nvidia", "va", "qsv", "nvidia+software", "va+software", "qsv+software", "software"];
+    assert_eq!(told("rtx-4090", &Engine::ALL), desktop);
+    assert_eq!(told("rtx-4090", &[Qsv, Software, Nvidia])[..3], ["qsv", "nvidia", "qsv+software"]);
+    assert_eq!(told("rtx-4090", &[]), ["software"]);
+    assert_eq!(told("bare-vm", &Engine::ALL), ["software"]);
+    let pi = hardware("raspberry-pi-4").choices(&Engine::ALL).remove(0);
+    assert_eq!(pi.nodes, [PathBuf::from("/dev/video10"), PathBuf::from("/dev/video11")], "{pi:?}");
+    let first = hardware("a100").choices(&Engine::ALL).remove(0);
+    assert!(first.nodes.contains(&PathBuf::from("/dev/nvidia0")), "{first:?}");
+    assert!(!first.nodes.contains(&PathBuf::from("/dev/nvidia1")), "one card's nodes only: {first:?}");
+}
+
+#[test]
 fn versions_and_names_are_those_of_the_drivers() {
     let drivers = |name| hardware(name).drivers;
     assert_eq!(drivers("orin-nx").get("l4t").map(String::as_str), Some("36.4.3"));
     assert_eq!(drivers("h100").get("nvidia").map(String::as_str), Some("570.86.15"));
     assert_eq!(drivers("radeon-rx6800").get("amdgpu").map(String::as_str), Some("of kernel 6.12.48+deb13-amd64"));
-    let nvenc = hardware("rtx-4090").candidates.into_iter().next().unwrap();
+    let nvenc = hardware("rtx-4090").accepted().next().unwrap().clone();
     assert_eq!(nvenc.reason, "NVIDIA GeForce RTX 4090 at 0000:01:00.0, driver 550.163.01");
     assert!(!nvenc.nodes.contains(&PathBuf::from("/dev/nvidia-uvm-tools")), "{:?}", nvenc.nodes);
     let second = hardware("a100").decoders.into_iter().nth(1).unwrap();

@@ -18,4 +18,8 @@ pub use tuning::{Tuning, UnknownSetting};
 pub(crate) use warm::Contexts;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod plugins;
+#[cfg(test)]
 mod tests;

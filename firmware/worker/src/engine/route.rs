@@ -59,7 +59,7 @@ impl Route {
 
     /// The best decoder of a codec whose element is there; the main processor's where the silicon has none.
     pub(crate) fn decoder(&self, codec: Codec, there: &dyn Fn(&str) -> bool) -> Option<&'static DecoderRow> {
-        let fits = |row: &&'static DecoderRow| row.codec == codec && there(row.element);
+        let fits = |row: &&'static DecoderRow| row.codec == codec && there(row.element) && row.parser.is_none_or(there);
         self.decode.decoders.iter().find(fits).or_else(|| SOFTWARE.decoders.iter().find(fits))
     }
 
@@ -113,14 +113,24 @@ impl Engine {
         self.route.name()
     }
 
-    /// Does silicon decode?
+    /// Is silicon to decode?
     pub(crate) fn decodes_in_silicon(&self) -> bool {
         self.route.decode.name != SOFTWARE.name
     }
 
-    /// Does silicon encode?
+    /// Is silicon to encode?
     pub(crate) fn encodes_in_silicon(&self) -> bool {
         self.route.encode.name != SOFTWARE.name
+    }
+
+    /// Does the engine's own silicon decode this, as far as elements tell?
+    pub(crate) fn decodes_itself(&self, codec: Codec) -> bool {
+        self.decoder(codec).is_some_and(|row| self.route.decode.decoders.iter().any(|own| std::ptr::eq(own, row)))
+    }
+
+    /// Does the engine's own silicon encode this, as far as elements tell?
+    pub(crate) fn encodes_itself(&self, codec: Codec) -> bool {
+        self.encoder(codec).is_some_and(|row| self.route.encode.encoders.iter().any(|own| std::ptr::eq(own, row)))
     }
 
     /// The settings that are a matter of taste.

@@ -39,35 +39,21 @@ const QOS: Setting = set("qos", &["false"]);
 const LIBAV_DECODER: &[Setting] = &[QOS, set("max-threads", &["{decoder-threads}"])];
 
 /// libvpx as for live video: what goes in comes out at once, and every picture comes out.
-const VPX: [Setting; 12] = [
+const VPX: &[Setting] = &[
     set("end-usage", &["cbr"]).for_rate(),
-    set("target-bitrate", &["{bit}"]).for_rate(),
     set("end-usage", &["cq"]).for_quality(),
+    set("target-bitrate", &["{bit}"]),
     set("cq-level", &["{quality}"]).for_quality(),
-    set("target-bitrate", &["{bit}"]).for_quality(),
     set("buffer-size", &["1000"]),
     set("deadline", &["1"]),
+    set("cpu-used", &["4"]),
     set("lag-in-frames", &["0"]),
     set("dropframe-threshold", &["0"]),
     set("resize-allowed", &["false"]),
     set("threads", &["{threads}"]),
+    set("row-mt", &["true"]).if_there(),
     set("keyframe-max-dist", &["{gop}"]),
 ];
-
-const fn vpx<const N: usize>(more: [Setting; N]) -> [Setting; 16] {
-    let mut all = [set("cpu-used", &["4"]); 16];
-    let mut i = 0;
-    while i < VPX.len() {
-        all[i] = VPX[i];
-        i += 1;
-    }
-    let mut j = 0;
-    while j < N {
-        all[i + j] = more[j];
-        j += 1;
-    }
-    all
-}
 
 /// The main processor.
 pub(crate) const SOFTWARE: Row = Row {
@@ -140,8 +126,8 @@ pub(crate) const SOFTWARE: Row = Row {
                 set("key-int-max", &["{gop}"]),
             ],
         ),
-        encoder(Codec::Vp8, "vp8enc", GOOD, 0, &vpx([])),
-        encoder(Codec::Vp9, "vp9enc", GOOD, 0, &vpx([set("row-mt", &["true"])])),
+        encoder(Codec::Vp8, "vp8enc", GOOD, 0, VPX),
+        encoder(Codec::Vp9, "vp9enc", GOOD, 0, VPX),
         encoder(
             Codec::Av1,
             "svtav1enc",
