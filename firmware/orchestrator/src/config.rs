@@ -11,6 +11,7 @@ use livepeer::price::quoted::{Currency, EtherPrice, QuotedPrice};
 use livepeer::units::Wei;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::outbound::OutboundConfig;
 use crate::pricing::at_least;
 
 /// The feed of ether in US dollars on Arbitrum One.
@@ -42,8 +43,20 @@ pub struct Config {
     pub upload_memory_mib: usize,
     /// Mebibytes that renditions waiting to be fetched may hold. Range 32–65536, default 512.
     pub rendition_memory_mib: usize,
-    /// Seconds that running segments get to finish when the node stops. Range 1–600, default 20.
+    /// Seconds that running sessions get to end by themselves when the node is asked to stop: meanwhile nothing is
+    /// offered to newcomers. Range 0–86400, default 30; systemd must be given as much (`TimeoutStopSec`).
+    pub drain_sessions_s: u64,
+    /// Seconds that running segments get to finish after that. Range 1–600, default 20.
     pub drain_s: u64,
+    /// Sessions kept for single gateways, by address; nobody else gets them. Default none.
+    pub reserved_sessions: BTreeMap<Address, usize>,
+    /// URL that is asked, by POST of `{"id":"0x…"}`, whether a gateway may have an offer; any status but 200 refuses,
+    /// and the answer may name its price, as stock nodes expect it. Default none.
+    pub auth_webhook: Option<WebUrl>,
+    /// Does the node check at start, and then now and again, that it can be reached at its service URI? Default true.
+    pub availability_check: bool,
+    /// What requests of our own may reach.
+    pub outbound: OutboundConfig,
     /// Further service URIs of the same operator, told to gateways. Default none.
     pub nodes: Vec<ServiceUri>,
 }
@@ -60,7 +73,12 @@ impl Default for Config {
             max_connections: 1024,
             upload_memory_mib: 1024,
             rendition_memory_mib: 512,
+            drain_sessions_s: 30,
             drain_s: 20,
+            reserved_sessions: BTreeMap::new(),
+            auth_webhook: None,
+            availability_check: true,
+            outbound: OutboundConfig::default(),
             nodes: Vec::new(),
         }
     }
@@ -79,7 +97,9 @@ impl Config {
             ("max_connections", size(self.max_connections), 16, 65_536),
             ("upload_memory_mib", size(self.upload_memory_mib), 32, 65_536),
             ("rendition_memory_mib", size(self.rendition_memory_mib), 32, 65_536),
+            ("drain_sessions_s", self.drain_sessions_s, 0, 86_400),
             ("drain_s", self.drain_s, 1, 600),
+            ("reserved_sessions", size(self.reserved_sessions.values().sum()), 0, self.max_sessions.checked()),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(ConfigError::Range { key, value, min, max });
@@ -89,6 +109,12 @@ impl Config {
             return Err(ConfigError::Together { keys: "tls_certificate and tls_key" });
         }
         Ok(())
+    }
+
+    /// Time that running sessions get to end by themselves when the node stops.
+    #[must_use]
+    pub fn drain_sessions(&self) -> Duration {
+        Duration::from_secs(self.drain_sessions_s)
     }
 
     /// Time that running segments get to finish when the node stops.
@@ -346,6 +372,18 @@ impl<'de> Deserialize<'de> for ServiceUri {
 impl std::fmt::Display for ServiceUri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// A URL of the operator's, with `http` or `https`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebUrl(pub http::Uri);
+
+impl<'de> Deserialize<'de> for WebUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let uri: http::Uri = String::deserialize(deserializer)?.parse().map_err(de::Error::custom)?;
+        let known = matches!(uri.scheme_str(), Some("https" | "http")) && uri.host().is_some();
+        if known { Ok(Self(uri)) } else { Err(de::Error::custom("expected a URL with http or https and a host")) }
     }
 }
 

@@ -25,7 +25,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/net.rs"));
 }
 
-pub use generated::orchestrator_server;
+pub use generated::{orchestrator_server, transcoder_server};
 
 /// The version whose behaviour we have, and ours.
 pub const VERSION: &str = "0.9.1-millrace.1";
@@ -74,11 +74,27 @@ impl<T: Transcoder, B: Broker, S: Signer> orchestrator_server::Orchestrator for 
         if node.till.is_some() && !signed_by(&request, sender) {
             return Err(refuse(node, peer, "Invalid orchestrator request: orchestrator req sig check failed"));
         }
-        if !node.sessions.has_room(node.owner(sender, peer), node.open_to_newcomers(), node.now()) {
-            return Err(refuse(node, peer, &format!("Invalid orchestrator request: {Capped}")));
+        if let Some(webhook) = &node.webhook
+            && let Err(denied) = webhook.admit(&node.outbound, sender).await
+        {
+            return Err(refuse(node, peer, &format!("authentication failed: {denied}")));
         }
-        match node.offer(sender, None, &node.new_token()).await {
-            Ok(info) => Ok(Response::new(info)),
+        // Without capabilities it is a question about us, which a full box answers too.
+        let about_us = request.capabilities.is_none();
+        let token = node.new_token();
+        let most = node.open_to_newcomers();
+        let price = match node.sessions.discover(node.owner(sender, peer), &token.session_id, most, node.now()) {
+            Ok(price) => price,
+            Err(Capped) if about_us => None,
+            Err(Capped) => return Err(refuse(node, peer, &format!("Invalid orchestrator request: {Capped}"))),
+        };
+        match node.offer(sender, price, &token).await {
+            Ok(mut info) => {
+                if about_us {
+                    info.hardware.clone_from(&node.hardware);
+                }
+                Ok(Response::new(info))
+            }
             Err(OfferError::Pricing(error @ PricingError::Reserve(_))) => Err(refuse(node, peer, &error.to_string())),
             Err(error) => {
                 if let Some(suppressed) = node.log_limit.allow(peer.0.ip()) {
@@ -152,8 +168,8 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
     }
 
     /// The price the operator granted this gateway by webhook.
-    pub(crate) fn granted(&self, _sender: Address) -> Option<PricePerPixel> {
-        None
+    pub(crate) fn granted(&self, sender: Address) -> Option<PricePerPixel> {
+        self.webhook.as_ref()?.price(sender)
     }
 
     /// Who owns what this peer does.
@@ -169,12 +185,12 @@ fn signed_by(request: &net::OrchestratorRequest, sender: Address) -> bool {
     !sender.is_null() && signer == Ok(sender)
 }
 
-fn peer_of<M>(request: &Request<M>) -> Peer {
+pub(crate) fn peer_of<M>(request: &Request<M>) -> Peer {
     request.extensions().get::<Peer>().copied().unwrap_or_default()
 }
 
 /// An error as stock sends it: status UNKNOWN with the text.
-fn refuse<T, B, S>(node: &Orchestrator<T, B, S>, peer: Peer, text: &str) -> Status {
+pub(crate) fn refuse<T, B, S>(node: &Orchestrator<T, B, S>, peer: Peer, text: &str) -> Status {
     if let Some(suppressed) = node.log_limit.allow(peer.0.ip()) {
         tracing::info!(peer = %peer.0, reason = text, suppressed, "request refused");
     }

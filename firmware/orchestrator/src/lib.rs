@@ -5,14 +5,18 @@
 
 pub mod admission;
 pub mod config;
+mod delivery;
 pub mod info;
 pub mod node;
+mod object_store;
+pub mod outbound;
 pub mod payment;
 pub mod pool;
 pub mod prices;
 pub mod pricing;
 pub mod redeemer;
 pub mod reject;
+pub mod remote;
 pub mod rendition_store;
 pub mod segment;
 pub mod server;
@@ -20,6 +24,8 @@ pub mod session;
 pub mod sign;
 pub mod status;
 pub mod tls;
+mod upload;
+mod webhook;
 
 pub use config::{Config, PaymentConfig, ServiceUri};
 pub use node::{Orchestrator, Parts};

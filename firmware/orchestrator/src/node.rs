@@ -1,25 +1,34 @@
 //! The orchestrator: the parts every request shares, and the tidying that goes on beside them.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use livepeer::broker::Broker;
 use livepeer::capability::{Capability, CapabilitySet};
 use livepeer::credentials::{AuthToken, TOKEN_LIFETIME_SECONDS, TokenKey};
+use livepeer::profile::Profile;
 use livepeer::units::Timestamp;
+use livepeer::wire::net;
 use millrace_hal::Clock;
 use rand::RngCore;
 use service::Heartbeat;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::load::{self, Claim, Load};
 use crate::admission::{LogLimit, UploadMemory};
 use crate::config::{Config, ServiceUri};
+use crate::outbound::Outbound;
 use crate::payment::Till;
 use crate::pool::Transcoder;
+use crate::remote::Remotes;
 use crate::rendition_store::RenditionStore;
-use crate::session::Sessions;
+use crate::session::{IDLE_TIMEOUT, Sessions};
 use crate::sign::Signer;
 use crate::status::Meters;
+use crate::webhook::Webhook;
 
+/// How long a session is silent before a drain takes it for over.
+const DRAINED_AFTER: Duration = Duration::from_secs(15);
 /// How often idle sessions and old renditions are looked for.
 const TIDY: Duration = Duration::from_secs(1);
 
@@ -37,6 +46,10 @@ pub struct Parts<T, B, S> {
     pub proved: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Takes and gives account of money; none off-chain.
     pub till: Option<Till<B, S>>,
+    /// The boxes that transcode for us; `transcoder` gives them their work.
+    pub remotes: Arc<Remotes>,
+    /// What we tell those who ask about our hardware.
+    pub hardware: Vec<net::HardwareInformation>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -55,7 +68,12 @@ pub struct Orchestrator<T, B, S> {
     pub(crate) transcoder: Arc<T>,
     proved: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     pub(crate) till: Option<Till<B, S>>,
+    pub(crate) remotes: Arc<Remotes>,
+    pub(crate) hardware: Vec<net::HardwareInformation>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) outbound: Outbound,
+    pub(crate) webhook: Option<Webhook>,
+    draining: AtomicBool,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) renditions: RenditionStore,
     pub(crate) upload_memory: UploadMemory,
@@ -75,11 +93,14 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts<T, B, S>) -> Arc<Self> {
-        let Parts { config, service_uri, token_key, transcoder, proved, till, clock } = parts;
+        let Parts { config, service_uri, token_key, transcoder, proved, till, remotes, hardware, clock } = parts;
         Arc::new(Self {
             renditions: RenditionStore::new(config.rendition_memory_mib.saturating_mul(1024 * 1024)),
             upload_memory: UploadMemory::new(config.upload_memory_mib),
-            sessions: Arc::default(),
+            sessions: Arc::new(Sessions::new(config.reserved_sessions.clone())),
+            outbound: Outbound::new(&config.outbound),
+            webhook: config.auth_webhook.clone().map(|url| Webhook::new(url.0)),
+            draining: AtomicBool::new(false),
             log_limit: LogLimit::default(),
             meters: Meters::default(),
             work: TaskTracker::new(),
@@ -89,6 +110,8 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             transcoder,
             proved,
             till,
+            remotes,
+            hardware,
             clock,
         })
     }
@@ -98,12 +121,34 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
         let mut tick = tokio::time::interval(TIDY);
         loop {
             tick.tick().await;
-            for session in self.sessions.expire() {
+            let idle = if self.is_draining() { DRAINED_AFTER } else { IDLE_TIMEOUT };
+            for session in self.sessions.expire(idle) {
                 tracing::info!(session, reason = "idle", "session ended");
                 self.forget(&session);
             }
             self.renditions.sweep();
             heartbeat.beat();
+        }
+    }
+
+    /// Begins or ends a drain: newcomers are turned away, running sessions and their refreshed tokens are not.
+    pub fn drain(&self, draining: bool) {
+        if self.draining.swap(draining, Ordering::Relaxed) != draining {
+            tracing::info!(sessions = self.sessions.len(), draining, "capacity is offered or withheld");
+        }
+    }
+
+    /// Are newcomers turned away?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the last session has ended.
+    pub async fn drained(&self) {
+        let mut tick = tokio::time::interval(TIDY);
+        while !self.sessions.is_empty() {
+            tick.tick().await;
         }
     }
 
@@ -121,7 +166,20 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
 
     /// Sessions at the same time: what the operator allows, and what the workers can carry.
     pub(crate) fn max_sessions(&self) -> usize {
-        self.config.max_sessions.min(self.transcoder.capacity().total)
+        self.config.max_sessions.at_most(self.transcoder.capacity().total)
+    }
+
+    /// The same for a newcomer of whom nothing is known yet: none while the box carries what it can.
+    pub(crate) fn open_to_newcomers(&self) -> usize {
+        let open = self.remotes.have_room() || self.transcoder.load().is_none_or(Load::has_room);
+        if open && !self.is_draining() { self.max_sessions() } else { 0 }
+    }
+
+    /// Claims room for a session with such a ladder, where load is measured; what an attached transcoder takes is no
+    /// load here.
+    pub(crate) fn claim(&self, session: &str, profiles: &[Profile]) -> Option<Claim> {
+        let load = self.transcoder.load().filter(|_| !self.remotes.have_room());
+        load.map(|load| load.claim(session, load::estimate(profiles)))
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -136,31 +194,44 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
         self.token_key.issue(&hex::encode(id), expiration)
     }
 
-    /// What we offer: what works whatever the engine, and of the rest what the workers proved by doing it.
-    ///
-    /// Left out on purpose: 5 and 6 (external stores; jobs for them are refused), 13 (retired).
+    /// What we offer: what our own workers can do, and what the boxes attached to us can.
     pub(crate) fn capabilities(&self) -> CapabilitySet {
-        let always = [
-            Capability::H264,
-            Capability::MpegTs,
-            Capability::FractionalFramerates,
-            Capability::StorageDirect,
-            Capability::ProfileH264Baseline,
-            Capability::ProfileH264Main,
-            Capability::ProfileH264High,
-            Capability::ProfileH264ConstrainedHigh,
-            Capability::Gop,
-            Capability::AuthToken,
-            Capability::SegmentSlicing,
-        ];
-        let mut offered: CapabilitySet = always.into_iter().collect();
-        for ability in (self.proved)() {
-            if let Some(capability) = proved_capability(&ability) {
-                offered.insert(capability);
-            }
+        let own = offered_by(&(self.proved)());
+        let mut offered: CapabilitySet = own.iter().chain(self.remotes.abilities().iter()).collect();
+        if self.outbound.can_check_certificates() {
+            offered.insert(Capability::StorageS3);
+            offered.insert(Capability::StorageGcs);
         }
         offered
     }
+}
+
+/// What a box offers whose workers proved so much: what works whatever the engine, and of the rest what they proved
+/// by doing it.
+///
+/// Left out on purpose: 5 and 6 (external stores, which are the orchestrator's), 13 (retired).
+#[must_use]
+pub fn offered_by(proved: &[String]) -> CapabilitySet {
+    let always = [
+        Capability::H264,
+        Capability::MpegTs,
+        Capability::FractionalFramerates,
+        Capability::StorageDirect,
+        Capability::ProfileH264Baseline,
+        Capability::ProfileH264Main,
+        Capability::ProfileH264High,
+        Capability::ProfileH264ConstrainedHigh,
+        Capability::Gop,
+        Capability::AuthToken,
+        Capability::SegmentSlicing,
+    ];
+    let mut offered: CapabilitySet = always.into_iter().collect();
+    for ability in proved {
+        if let Some(capability) = proved_capability(ability) {
+            offered.insert(capability);
+        }
+    }
+    offered
 }
 
 /// The capability behind an ability that a worker proved.

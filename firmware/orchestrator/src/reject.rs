@@ -11,6 +11,7 @@ use livepeer::wire::WireError;
 
 use crate::admission::UploadMemoryFull;
 use crate::info::OfferError;
+use crate::object_store::StoreError;
 use crate::payment::PaymentError;
 use crate::pool::TranscodeError;
 use crate::session::{Busy, Capped};
@@ -74,9 +75,9 @@ pub enum Rejection {
     /// All memory for uploads is in use.
     #[error(transparent)]
     Memory(#[from] UploadMemoryFull),
-    /// The segment is named by a URL, which we do not fetch.
-    #[error("segment is given by URL, which is not supported")]
-    UriInput,
+    /// The segment is named by a URL, and could not be had from there.
+    #[error("segment behind a URL: {0}")]
+    Url(String),
     /// The upload is not what the gateway signed.
     #[error("upload does not have the hash that was signed")]
     Hash,
@@ -99,7 +100,7 @@ impl Rejection {
             | Self::Capped(_)
             | Self::Hash => StatusCode::FORBIDDEN,
             Self::Payment(error) if error.is_internal() => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Payment(_) | Self::InsufficientBalance | Self::UriInput => StatusCode::BAD_REQUEST,
+            Self::Payment(_) | Self::InsufficientBalance | Self::Url(_) => StatusCode::BAD_REQUEST,
             Self::Offer(_) | Self::TooLarge { .. } | Self::Upload(_) | Self::Memory(_) | Self::Internal(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -114,7 +115,7 @@ impl Rejection {
                 "Internal Server Error".to_owned()
             }
             Self::Hash => "Forbidden".to_owned(),
-            Self::UriInput => "BadRequest".to_owned(),
+            Self::Url(_) => "BadRequest".to_owned(),
             Self::Payment(error) => error.text(),
             told => told.to_string(),
         }
@@ -173,9 +174,9 @@ pub enum Failure {
     /// The session's queue is full.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The renditions are to go to a store we cannot write to.
-    #[error("external object storage is not supported by this orchestrator")]
-    Storage,
+    /// The renditions are to go to a store that did not take them.
+    #[error("renditions could not be stored")]
+    Store(#[source] StoreError),
     /// The transcoder's own words, or ours for what is nobody's business.
     #[error("{}", transcode_text(.0))]
     Transcode(#[from] TranscodeError),
@@ -195,7 +196,8 @@ impl Failure {
             Self::Transcode(error) => error.to_string(),
             Self::Sign(error) => error.to_string(),
             Self::Internal(detail) => detail.clone(),
-            Self::Busy(_) | Self::Storage => self.to_string(),
+            Self::Store(error) => crate::upload::with_sources(error),
+            Self::Busy(_) => self.to_string(),
         }
     }
 }
@@ -207,6 +209,7 @@ fn transcode_text(error: &TranscodeError) -> String {
         TranscodeError::Job(fault) => fault.to_string(),
         TranscodeError::WorkerLost { .. } => "TranscoderFailed".to_owned(),
         TranscodeError::Busy => "OrchestratorBusy".to_owned(),
+        TranscodeError::Nobody(nobody) => nobody.to_string(),
         TranscodeError::Timeout => "TranscoderTimeout".to_owned(),
         TranscodeError::Unfit { .. } | TranscodeError::Stopped => "OrchestratorCapped".to_owned(),
     }
@@ -227,7 +230,7 @@ mod tests {
         assert_eq!(of(Rejection::InsufficientBalance), (400, "Insufficient balance".into()));
         assert_eq!(of(WireError::Invalid("duration").into()), (403, "invalid duration".into()));
         assert_eq!(of(Rejection::Internal("disk /var/x".into())), (500, "Internal Server Error".into()));
-        assert_eq!(of(Rejection::UriInput), (400, "BadRequest".into()));
+        assert_eq!(of(Rejection::Url("10.0.0.1 is ours".into())), (400, "BadRequest".into()));
     }
 
     #[test]

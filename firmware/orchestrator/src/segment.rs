@@ -13,7 +13,6 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::BodyExt;
 use ledger::Account;
 use livepeer::address::{Address, H256, keccak256};
 use livepeer::broker::Broker;
@@ -22,23 +21,22 @@ use livepeer::credentials::{result_digest, segment_message};
 use livepeer::signature::Signature;
 use livepeer::wire::{SegmentMeta, net, segment_from_wire};
 use prost::Message;
-use sandbox::memfd::{Sealed, Writer};
+use sandbox::memfd::Sealed;
 use sandbox::message::{Clip, JobError};
-use tiny_keccak::{Hasher, Keccak};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use crate::admission::load::Claim;
+use crate::delivery;
 use crate::info::VERSION;
 use crate::node::Orchestrator;
 use crate::pool::{Origin, TranscodeError, TranscodeRequest, Transcoded, Transcoder};
 use crate::reject::{Failure, Rejection};
-use crate::rendition_store::{self, Stored};
 use crate::server::Peer;
 use crate::session::{Entered, Visitor};
 use crate::sign::Signer;
+use crate::upload::{self, MAX_SEGMENT, Received};
 
-/// Largest segment of the network, and largest rendition.
-const MAX_SEGMENT: u64 = 300_000_000;
 /// Longest content, in milliseconds.
 const MAX_DURATION_MS: u64 = 300_000;
 /// Most renditions of one segment.
@@ -49,10 +47,6 @@ const MIN_RENDITION: usize = 25;
 const EXCHANGE: Duration = Duration::from_secs(8);
 /// … and we keep this much of it for the way back.
 const MARGIN: Duration = Duration::from_millis(500);
-/// Longest silence in an upload.
-const UPLOAD_SILENCE: Duration = Duration::from_secs(10);
-/// What is still read of an upload that was refused, so that an HTTP/1.1 peer gets to see why.
-const LINGER: Duration = Duration::from_millis(300);
 
 /// The upload was accepted and its renditions are owed.
 struct Accepted {
@@ -79,7 +73,7 @@ pub(crate) async fn serve<T: Transcoder, B: Broker, S: Signer>(
         Ok(accepted) => accepted,
         Err(rejection) => {
             node.refuse(peer, "/segment", &rejection);
-            linger(&mut body).await;
+            upload::linger(&mut body).await;
             return rejection.respond();
         }
     };
@@ -124,35 +118,36 @@ async fn accept<T: Transcoder, B: Broker, S: Signer>(
         token_ends: token.expiration,
         now: node.now(),
     };
-    let entered = node.sessions.enter(&visitor, node.max_sessions())?;
+    let claim = node.claim(&token.session_id, &meta.profiles);
+    // Without room only a refreshed token gets in, in place of its predecessor.
+    let fits = claim.as_ref().is_none_or(Claim::fits) && !node.is_draining();
+    let most = if fits { node.max_sessions() } else { 0 };
+    let entered = node.sessions.enter(&visitor, most)?;
     if let Some(old) = &entered.succeeded {
         tracing::info!(session = old, by = token.session_id, "session succeeded by its refreshed token");
         node.forget(old);
     }
     // The offer repeats the session's price; on its first payment that is the one the gateway believes in.
-    let believed = node.till.as_ref().and_then(|till| till.believed_price(entered.session(), &payment));
+    let granted = node.granted(sender);
+    let believed = node.till.as_ref().and_then(|till| till.believed_price(entered.session(), &payment, granted));
     let info = node.offer(sender, believed, &token).await?;
     if let Some(till) = &node.till {
         let account = Account::session(sender, token.session_id.as_str());
-        let price = till.take(&payment, &account, Some(entered.session()), node.now()).await?;
+        let price = till.take(&payment, &account, Some(entered.session()), granted, node.now()).await?;
         if !price.is_free() && !till.covers_ticket(&account).await? {
             return Err(Rejection::InsufficientBalance);
         }
     }
 
-    if headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/vnd+livepeer.uri"))
-    {
-        return Err(Rejection::UriInput);
-    }
-    let mut memory = None;
-    let (segment, hash) = read_upload(node, body, &mut memory, whole_exchange(&meta)).await?;
+    let Received { segment, hash, memory } = upload::receive(node, headers, body, whole_exchange(&meta)).await?;
     if hash.as_bytes() != meta.hash {
         return Err(Rejection::Hash);
     }
     node.meters.received(segment.len());
     entered.establish();
+    if let Some(claim) = &claim {
+        claim.keep();
+    }
     Ok(Accepted { peer, entered, meta, sender, info, segment, memory, began, uploaded: Instant::now() })
 }
 
@@ -183,25 +178,28 @@ async fn renditions<T: Transcoder, B: Broker, S: Signer>(
 ) -> Result<net::TranscodeData, Failure> {
     let Accepted { entered, meta, sender, segment, memory, began, uploaded, .. } = accepted;
     let session = entered.session();
-    if meta.storage.as_ref().is_some_and(|storage| storage.storage_type() != net::os_info::StorageType::Direct) {
-        return Err(Failure::Storage);
-    }
     let _turn = session.turn().await?;
     let left = whole_exchange(&meta).saturating_sub(began.elapsed()).saturating_sub(MARGIN);
-    let transcoded = node.transcoder.transcode(session.id(), job(node, &meta, segment, left)?).await?;
+    let request = job(node, &meta, segment, left, session.video_seen())?;
+    let transcoded = node.transcoder.transcode(session.id(), request).await?;
     drop(memory);
-
-    if let (Some(till), Some(price)) = (&node.till, session.price()) {
-        let account = Account::session(sender, session.id());
-        let fee = price.fee(transcoded.encoded_pixels());
-        till.charge(&account, fee, node.now()).await.map_err(|error| Failure::Internal(error.to_string()))?;
+    if transcoded.encoded_pixels().0 > 0 {
+        session.saw_video();
     }
+
     let missing = transcoded.renditions.len() != meta.profiles.len()
         || transcoded.renditions.iter().any(|output| output.media.len() < MIN_RENDITION);
     if missing {
         return Err(TranscodeError::WorkerLost { cause: "a rendition is missing".to_owned() }.into());
     }
-    let segments = keep(node, session.id(), &meta, &transcoded);
+    let until = began + whole_exchange(&meta);
+    let segments = delivery::deliver(node, session.id(), &meta, &transcoded, until).await.map_err(Failure::Store)?;
+    // Gateways count what they got; charging what did not reach their store would part our books from theirs.
+    if let (Some(till), Some(price)) = (&node.till, session.price()) {
+        let account = Account::session(sender, session.id());
+        let fee = price.fee(transcoded.encoded_pixels());
+        till.charge(&account, fee, node.now()).await.map_err(|error| Failure::Internal(error.to_string()))?;
+    }
     let sig = match &node.till {
         Some(till) => {
             let digest = digest(transcoded.clone()).await?;
@@ -224,6 +222,7 @@ fn job<T, B, S>(
     meta: &SegmentMeta,
     segment: Sealed,
     deadline: Duration,
+    video_seen: bool,
 ) -> Result<TranscodeRequest, Failure> {
     match meta.profiles.len() {
         0 => return Err(TranscodeError::from(JobError::InvalidArgument).into()),
@@ -246,39 +245,10 @@ fn job<T, B, S>(
             needs: meta.needs.clone(),
             min_version: meta.min_version.clone(),
             orchestrator: provider,
+            video_seen,
         },
         signatures: meta.wants_perceptual_hash,
     })
-}
-
-/// Keeps the renditions where the gateway will fetch them, and says where.
-fn keep<T, B, S>(
-    node: &Orchestrator<T, B, S>,
-    session: &str,
-    meta: &SegmentMeta,
-    transcoded: &Transcoded,
-) -> Vec<net::TranscodedSegmentData> {
-    let mut names: Vec<String> = Vec::new();
-    let outputs = meta.profiles.iter().zip(&transcoded.renditions);
-    let kept = outputs.map(|(profile, output)| {
-        // Two profiles of one name must not end up as one file.
-        let twins = names.iter().filter(|name| **name == profile.name).count();
-        names.push(profile.name.clone());
-        let name = if twins == 0 { profile.name.clone() } else { format!("{}-{twins}", profile.name) };
-        let path = rendition_store::path(session, &name, meta.seq, profile.container.extension());
-        let url = format!("{}{path}", node.service_uri);
-        let perceptual_hash_url =
-            output.signature.as_ref().map(|_| rendition_store::signature_path(&url)).unwrap_or_default();
-        let stored = Stored {
-            media: output.media.clone(),
-            media_type: profile.container.media_type(),
-            signature: output.signature.clone(),
-        };
-        node.renditions.put(path, session, &name, stored);
-        let pixels = i64::try_from(output.rendition.pixels.0).unwrap_or(i64::MAX);
-        net::TranscodedSegmentData { url, pixels, perceptual_hash_url }
-    });
-    kept.collect()
 }
 
 /// The digest of the result, off the async threads: it reads every rendition.
@@ -315,48 +285,6 @@ pub(crate) fn check_signature(meta: &SegmentMeta, sender: Address) -> Result<(),
     let message = segment_message(&meta.manifest_id, meta.seq, &meta.hash, names);
     let signer = Signature::from_bytes(&meta.signature).and_then(|signature| signature.recover_node(&message));
     if signer == Ok(sender) && !sender.is_null() { Ok(()) } else { Err(Rejection::SegmentSignature) }
-}
-
-/// Streams the upload into sealed memory, and its hash along.
-async fn read_upload<T, B, S>(
-    node: &Orchestrator<T, B, S>,
-    body: &mut Body,
-    memory: &mut Option<OwnedSemaphorePermit>,
-    within: Duration,
-) -> Result<(Sealed, H256), Rejection> {
-    let deadline = Instant::now() + within;
-    let internal = |error: sandbox::memfd::MemfdError| Rejection::Internal(error.to_string());
-    let mut writer = Writer::new(MAX_SEGMENT).map_err(internal)?;
-    let mut hasher = Keccak::v256();
-    loop {
-        let silence = deadline.min(Instant::now() + UPLOAD_SILENCE);
-        let frame = match tokio::time::timeout_at(silence, body.frame()).await {
-            Err(_) => return Err(Rejection::Upload("too slow".to_owned())),
-            Ok(None) => break,
-            Ok(Some(Err(error))) => return Err(Rejection::Upload(error.to_string())),
-            Ok(Some(Ok(frame))) => frame,
-        };
-        // Trailers and empty frames are normal and mean nothing here.
-        let Ok(data) = frame.into_data() else { continue };
-        let length = writer.len().saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-        if length > MAX_SEGMENT {
-            return Err(Rejection::TooLarge { max: MAX_SEGMENT });
-        }
-        node.upload_memory.cover(memory, length)?;
-        writer.append(&data).map_err(internal)?;
-        hasher.update(&data);
-    }
-    let mut hash = H256::zero();
-    hasher.finalize(hash.as_bytes_mut());
-    Ok((writer.seal().map_err(internal)?, hash))
-}
-
-/// Reads on for a moment: an HTTP/1.1 peer that is cut off while it sends may never see the answer.
-async fn linger(body: &mut Body) {
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    if tokio::time::timeout(LINGER, rest).await.is_err() {
-        tracing::debug!("refused upload was cut off");
-    }
 }
 
 impl<T, B, S> Orchestrator<T, B, S> {
