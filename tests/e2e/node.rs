@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 #[path = "node/peer.rs"]
-mod peer;
+pub(crate) mod peer;
 #[path = "node/scripted.rs"]
 mod scripted;
 
@@ -27,15 +27,15 @@ use self::peer::{Speak, Upload, call, data, discover, error, get, open, told};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A node that is killed when dropped.
-struct Node {
+pub(crate) struct Node {
     child: Child,
     status: PathBuf,
-    uri: String,
+    pub(crate) uri: String,
 }
 
 impl Node {
     /// Starts a node whose state is in this directory, and waits until it serves.
-    async fn start(dir: &Path, config: &str) -> Self {
+    pub(crate) async fn start(dir: &Path, config: &str) -> Self {
         let status = dir.join("node.sock");
         let child = spawn(dir, &format!("status_socket = \"{}\"\n{config}", status.display()), &[]);
         let mut node = Self { child, status, uri: String::new() };
@@ -53,12 +53,12 @@ impl Node {
         }
     }
 
-    async fn status(&self) -> NodeStatus {
+    pub(crate) async fn status(&self) -> NodeStatus {
         read_status(&self.status).await.unwrap()
     }
 
     /// Waits until the status, which is put together once a second, says so.
-    async fn until(&self, what: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+    pub(crate) async fn until(&self, what: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let since = Instant::now();
         loop {
             let status = self.status().await;
@@ -71,7 +71,7 @@ impl Node {
     }
 
     /// Asks it to stop; its exit status.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
         wait(&mut self.child)
     }
@@ -121,12 +121,12 @@ fn log(dir: &Path) -> String {
 const LOCAL: &str = "[serve]\nlisten = \"127.0.0.1:0\"\nmax_sessions = 3\n";
 
 /// A second of small film.
-fn film() -> Bytes {
+pub(crate) fn film() -> Bytes {
     let path = media::synthetic("node-film.ts", "320x180", "30", "1", true, &[]);
     Bytes::from(std::fs::read(path).unwrap())
 }
 
-fn ladder() -> Vec<Profile> {
+pub(crate) fn ladder() -> Vec<Profile> {
     let small = Profile { name: "tiny one".to_owned(), width: 160, height: 90, ..preset("144p").unwrap() };
     vec![preset("144p").unwrap(), small]
 }

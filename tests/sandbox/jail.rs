@@ -208,6 +208,21 @@ fn a_sealed_worker_dies_of_every_way_out() {
     }
 }
 
+/// The list of what a worker must die of, each alone, from the first call on; and the one that lives beside them.
+#[test]
+fn open_connect_exec_fork_trace_and_greed_are_each_deadly_and_the_harmless_one_lives() {
+    let mut harmless = sealed();
+    for attempt in ["write /dev/null", "create /tmp/millrace-was-here", "connect 127.0.0.1:9", "exec /bin/true"] {
+        assert_eq!(sealed().dies_of(attempt), Ending::ForbiddenCall, "{attempt}");
+    }
+    for attempt in ["fork-bomb", "ptrace"] {
+        assert_eq!(sealed().dies_of(attempt), Ending::ForbiddenCall, "{attempt}");
+    }
+    let small = ProcessLimits { memory: 256 << 20, ..ProcessLimits::default() };
+    assert!(matches!(start(&plan(small, &[])).dies_of("memory-hog"), Ending::OutOfMemory | Ending::Signal("SIGABRT")));
+    assert!(harmless.run("echo").is_ok());
+}
+
 #[test]
 fn a_sealed_worker_cannot_even_read_what_its_libraries_could() {
     let mut probe = sealed();

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use orchestrator::pool::{
-    Driver, Pool, PoolConfig, PoolError, Recycle, TranscodeError, TranscodeRequest, Transcoded, Transcoder,
+    Driver, Parallel, Pool, PoolConfig, PoolError, Recycle, TranscodeError, TranscodeRequest, Transcoded, Transcoder,
 };
 use sandbox::jail::ProcessLimits;
 use sandbox::memfd::Sealed;
@@ -95,6 +95,88 @@ async fn a_hang_ends_at_the_deadline_and_the_session_goes_on() {
     let hung = running.pool.transcode("s", request("hang", Duration::from_millis(200))).await;
     assert_eq!(hung.unwrap_err(), TranscodeError::Timeout);
     assert!(running.ask("s", "echo").await.is_ok());
+    running.end().await;
+}
+
+/// Workers that count as hung after half a second without any use of the processor.
+fn impatient(sessions: usize) -> PoolConfig {
+    let mut config = config(sessions);
+    config.launch.stall = Duration::from_millis(500);
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_progress_is_killed_long_before_the_deadline_and_its_segment_tried_again() {
+    let running = run(impatient(1));
+    assert!(running.ask("s", "echo").await.is_ok());
+    assert!(running.ask("s", "hang-unless-fresh").await.is_ok());
+    let status = running.pool.status().borrow().clone();
+    assert_eq!((status.done, status.lost), (2, 1), "{status:?}");
+    assert!(status.last_loss.unwrap().contains("no progress"));
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_works_for_long_is_left_alone() {
+    let running = run(impatient(1));
+    assert!(running.ask("s", "busy").await.is_ok());
+    assert_eq!(running.pool.status().borrow().lost, 0);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_device_failed_is_replaced_and_its_segment_tried_again() {
+    let running = run(config(1));
+    assert!(running.ask("s", "echo").await.is_ok());
+    assert!(running.ask("s", "fail-unless-fresh").await.is_ok());
+    let status = running.pool.status().borrow().clone();
+    assert_eq!((status.done, status.refused, status.recycled, status.lost), (2, 0, 1, 1), "{status:?}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_segments_run_at_a_time_than_there_are_slots() {
+    let mut config = config(3);
+    config.parallel = Parallel { slots: 1, threads: 2 };
+    config.idle = 3;
+    let running = run(config);
+    for session in ["a", "b", "c"] {
+        assert!(running.ask(session, "echo").await.is_ok());
+    }
+    let mut status = running.pool.status();
+    let most = tokio::spawn(async move {
+        let mut most = 0;
+        while status.changed().await.is_ok() {
+            most = most.max(status.borrow().busy);
+        }
+        most
+    });
+    let asked = ["a", "b", "c"].map(|session| {
+        let pool = running.pool.clone();
+        tokio::spawn(async move { pool.transcode(session, request("slow", PATIENCE)).await })
+    });
+    for one in asked {
+        assert!(one.await.unwrap().is_ok());
+    }
+    let Running { pool, stop, driver } = running;
+    stop.cancel();
+    driver.await.unwrap().unwrap();
+    drop(pool);
+    assert_eq!(most.await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_segments_say_how_fast_the_box_is_and_what_a_session_asks_for() {
+    let running = run(config(1));
+    let load = running.pool.load().unwrap();
+    let claim = load.claim("s", 1.0);
+    claim.keep();
+    assert_eq!(load.figures().speed, None);
+    assert!(running.ask("s", "busy").await.is_ok());
+    let figures = load.figures();
+    assert!(figures.speed.is_some_and(|speed| speed > 0.0) && figures.demand > 1.0, "{figures:?}");
+    running.pool.end_session("s");
+    assert_eq!(load.figures().sessions, 0);
     running.end().await;
 }
 

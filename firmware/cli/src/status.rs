@@ -61,6 +61,8 @@ pub(crate) async fn read(socket: Option<&Path>) -> failure::Result<NodeStatus> {
 
 fn print(status: &NodeStatus) {
     let NodeStatus { sessions, segments, workers, money, .. } = status;
+    let (capacity, hardware) = (&status.capacity, status.hardware.as_ref());
+    let rate = |pixels: u64| format!("{} Mpx/s", text::grouped(pixels / 1_000_000));
     table::facts(&[
         ("node", format!("{} {}, up {}", status.version, status.mode, text::uptime(status.uptime_s))),
         ("serves", status.service_uri.clone()),
@@ -72,6 +74,22 @@ fn print(status: &NodeStatus) {
                 sessions.active, sessions.capacity, sessions.started, sessions.refused
             ),
         ),
+        (
+            "capacity",
+            capacity.pixels_per_second.map_or_else(String::new, |all| {
+                let sold = capacity.sold_pixels_per_second.unwrap_or(0);
+                let demand = rate(capacity.demand_pixels_per_second);
+                format!("{} measured, {} of it for sessions, {demand} asked for", rate(all), rate(sold))
+            }),
+        ),
+        ("held down", hardware.map(|hardware| hardware.held_down_by.join("; ")).unwrap_or_default()),
+        (
+            "hottest",
+            hardware
+                .and_then(|hardware| Some(format!("{:.0} °C, {}", hardware.hottest_celsius?, hardware.hottest)))
+                .unwrap_or_default(),
+        ),
+        ("power", hardware.and_then(|hardware| Some(format!("{:.1} W", hardware.watts?))).unwrap_or_default()),
         ("segments", format!("{} done, {} failed, {} retried", segments.ok, segments.failed, segments.retried)),
         ("pixels", text::grouped(segments.pixels)),
         ("traffic", format!("{} in, {} out", text::bytes(segments.bytes_in), text::bytes(segments.bytes_out))),

@@ -76,7 +76,9 @@ pub(crate) fn assess(seen: &Seen<'_>, limits: &Limits) -> HealthReport {
             }
         }
     }
-    if let Some(celsius) = seen.sample.celsius {
+    // A node that looks at the hardware has its own limits, and tells of them below.
+    let node_looks = seen.node.is_some_and(|node| node.hardware.is_some());
+    if let Some(celsius) = seen.sample.celsius.filter(|_| !node_looks) {
         let sev = if celsius >= f64::from(cpu_celsius) + 10.0 { Err } else { Warn };
         found(celsius >= f64::from(cpu_celsius), id::CPU_TEMP_HIGH, sev, json!(celsius), json!(cpu_celsius), 60, 300);
     }
@@ -196,6 +198,16 @@ mod tests {
         use Severity::{Crit, Err};
         let expected = [(id::CPU_TEMP_HIGH, Err), (id::DISK_FULL, Err), (id::FS_RO, Crit), (id::SPOOL_HIGH, Crit)];
         assert_eq!(found, expected.map(|(id, sev)| (id.to_owned(), sev)));
+    }
+
+    #[test]
+    fn heat_is_told_once_by_the_node_while_it_looks() {
+        let found = assess_with(|sample, node, _| {
+            sample.celsius = Some(95.0);
+            node.hardware = Some(service::status::Hardware::default());
+            node.alarms = vec![Alarm { id: "CPU-TEMP-HIGH".into(), severity: "warn".into(), ..Alarm::default() }];
+        });
+        assert_eq!(found, [(id::CPU_TEMP_HIGH.to_owned(), Severity::Warn)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use fleet_protocol::event::Severity;
 use fleet_protocol::payload::Mode;
 use fleet_protocol::registry::{self, REFRESH_PERIODS, is_wei};
 use serde_json::{Map, Value, json};
-use service::status::NodeStatus;
+use service::status::{Gpu, NodeStatus};
 
 use crate::collect::Sample;
 
@@ -51,11 +51,12 @@ pub(crate) fn mode(node: Option<&NodeStatus>) -> Mode {
 }
 
 /// Vitals of the machine over one period.
-pub(crate) fn vitals(samples: &[Sample]) -> Metrics {
+pub(crate) fn vitals(samples: &[Sample], node: Option<&NodeStatus>) -> Metrics {
     let Some(last) = samples.last() else { return Metrics::new() };
     let cpu: Vec<f64> = samples.iter().filter_map(|sample| sample.cpu_percent).collect();
     let hottest = samples.iter().filter_map(|sample| sample.celsius).reduce(f64::max);
-    known(json!({
+    let throttle = samples.iter().fold(0, |all, sample| all | sample.throttle);
+    let mut metrics = known(json!({
         "cpu": spread(&cpu),
         "l1": last.load1,
         "mem": last.memory_percent,
@@ -63,9 +64,48 @@ pub(crate) fn vitals(samples: &[Sample]) -> Metrics {
         "iop": last.io_pressure,
         "oom": last.oom_kills,
         "tc": hottest,
+        "tb": last.board_celsius,
+        "ti": last.inlet_celsius,
+        "fan": (!last.fans.is_empty()).then_some(&last.fans),
+        "vin": last.input_volts,
+        "thr": throttle,
+        "swp": last.swap_percent,
         "pw": last.watts,
         "up": last.uptime_s,
+    }));
+    metrics.extend(node.and_then(|node| node.hardware.as_ref()).map(graphics).unwrap_or_default());
+    metrics
+}
+
+/// The graphics processors, by index, as the node sees them: it asks their driver, this daemon does not.
+fn graphics(hardware: &service::status::Hardware) -> Metrics {
+    let gpus = hardware.gpus.get(..hardware.gpus.len().min(registry::ARRAY_MAX)).unwrap_or_default();
+    let each = |of: &dyn Fn(&Gpu) -> Value| {
+        let values: Vec<Value> = gpus.iter().map(of).collect();
+        // What no card tells is left out; one that is silent among others has its place.
+        values.iter().any(|value| !value.is_null()).then_some(values)
+    };
+    known(json!({
+        "gu": each(&|gpu| json!(gpu.busy_percent.map(tenth))),
+        "ge": each(&|gpu| json!(gpu.encoder_percent.map(tenth))),
+        "gd": each(&|gpu| json!(gpu.decoder_percent.map(tenth))),
+        "gm": each(&|gpu| json!(gpu.memory_percent.map(tenth))),
+        "gt": each(&|gpu| json!(gpu.celsius.map(tenth))),
+        "gth": each(&|gpu| json!(gpu.inside_celsius.map(tenth))),
+        "gp": each(&|gpu| json!(gpu.watts.map(tenth))),
+        "gpl": each(&|gpu| json!(gpu.watts_limit.map(tenth))),
+        "gc": each(&|gpu| json!(gpu.megahertz)),
+        "gmc": each(&|gpu| json!(gpu.memory_megahertz)),
+        "gthr": each(&|gpu| json!(gpu.throttle_bits)),
+        "ecc": each(&|gpu| json!(gpu.ecc_uncorrected)),
+        "es": each(&|gpu| json!(gpu.encoder_sessions)),
+        "gfo": each(&|gpu| json!(u8::from(gpu.fault.is_some()))),
     }))
+}
+
+/// To one decimal, as the registry's bands are.
+fn tenth(value: f32) -> f64 {
+    (f64::from(value) * 10.0).round() / 10.0
 }
 
 /// Streams and work; absent while the node does not answer.
@@ -252,6 +292,23 @@ mod tests {
         node
     }
 
+    fn with_gpus() -> NodeStatus {
+        let gpu = |celsius| Gpu { celsius, throttle_bits: 3, ..Gpu::default() };
+        let lost = Gpu { fault: Some("fell off the bus".into()), ..Gpu::default() };
+        let gpus = vec![gpu(Some(70.04)), lost, gpu(None)];
+        let hardware = service::status::Hardware { gpus, ..service::status::Hardware::default() };
+        NodeStatus { hardware: Some(hardware), ..NodeStatus::default() }
+    }
+
+    #[test]
+    fn graphics_processors_are_arrays_by_index_and_what_none_tells_is_left_out() {
+        let vitals = vitals(&[Sample { throttle: 1, ..Sample::default() }, Sample::default()], Some(&with_gpus()));
+        assert_eq!(vitals["gt"], json!([70.0, null, null]));
+        assert_eq!((&vitals["gthr"], &vitals["gfo"]), (&json!([3, 0, 3]), &json!([0, 1, 0])));
+        assert_eq!(vitals["thr"], json!(1), "what was at any time of the period");
+        assert!(!vitals.contains_key("gu") && !vitals.contains_key("fan"));
+    }
+
     #[test]
     fn every_report_keeps_to_the_registry() {
         let sample = Sample { cpu_percent: Some(5.0), celsius: Some(50.5), uptime_s: Some(9), ..Sample::default() };
@@ -259,7 +316,8 @@ mod tests {
         for (class, metrics) in [
             (Class::Heartbeat, heartbeat(80, &open, Some(&node()), 7, 3)),
             (Class::Heartbeat, heartbeat(80, &open, None, 7, 3)),
-            (Class::Vitals, vitals(&[sample.clone(), sample])),
+            (Class::Vitals, vitals(&[sample.clone(), sample.clone()], None)),
+            (Class::Vitals, vitals(&[sample], Some(&with_gpus()))),
             (Class::Streams, streams(&node())),
             (Class::Earnings, earnings(&node())),
             (Class::Earnings, earnings(&NodeStatus::default())),

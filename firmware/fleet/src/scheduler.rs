@@ -190,7 +190,7 @@ impl Scheduler {
             }
         }
         if self.timers.vitals.due(now) {
-            let metrics = self.vitals.pick(report::vitals(&self.samples));
+            let metrics = self.vitals.pick(report::vitals(&self.samples, node));
             self.samples.clear();
             out.extend((!metrics.is_empty()).then_some(Content::Live(Class::Vitals, metrics)));
         }

@@ -8,17 +8,19 @@ use ledger::{Ledger, LedgerError, OpenOptions};
 use livepeer::credentials::TokenKey;
 use livepeer::recipient_rand::RecipientSecret;
 use livepeer::units::Timestamp;
-use millrace_hal::{Clock, LinuxClock};
+use millrace_hal::{Clock, LinuxClock, LinuxSensors, Sensors};
 use orchestrator::config::ServiceUri;
 use orchestrator::payment::TillParts;
+use orchestrator::pool::{Driver, Parallel, Pool, PoolConfig, PoolError, WarmUp};
 use orchestrator::prices::FeedReport;
-use orchestrator::pool::{Driver, Pool, PoolConfig, PoolError};
 use orchestrator::redeemer::RedeemerError;
+use orchestrator::remote::{Remotes, Workforce};
 use orchestrator::tls::TlsError;
 use orchestrator::{Orchestrator, Parts, Redeemer, Till};
 use sandbox::jail::{JailPlan, ProcessLimits};
-use sandbox::launch::LaunchPlan;
-use service::status::Workers as WorkersStatus;
+use sandbox::launch::{CgroupRoot, LaunchPlan};
+use sandbox::memfd::MemfdError;
+use service::status::{NodeStatus, Workers as WorkersStatus};
 use service::{CredentialError, ExitReason, Shutdown};
 use signer_protocol::{SignerClient, SignerError};
 use tokio::net::TcpListener;
@@ -33,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The node with its parts' real bodies.
-pub(crate) type Node = Orchestrator<Pool, EthBroker, SignerClient>;
+pub(crate) type Node = Orchestrator<Workforce<Pool>, EthBroker, SignerClient>;
 
 /// What ends the node.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub(crate) enum NodeError {
     NoWorker,
     #[error("there is no worker program at {0}")]
     WorkerMissing(PathBuf),
+    #[error("no memory for the workers' warm-up")]
+    Memory(#[source] MemfdError),
     #[error("workers")]
     Pool(#[from] PoolError),
     #[error("chain")]
@@ -152,17 +156,43 @@ fn secret(state_dir: &Path, name: &str) -> Result<[u8; 32], NodeError> {
 }
 
 /// The pool of jailed workers; nothing starts before its driver runs.
-pub(crate) fn pool(config: &Config, state_dir: &Path) -> Result<(Pool, Driver), NodeError> {
+pub(crate) fn pool(config: &Config, state_dir: &Path) -> Result<Workshop, NodeError> {
     let workers = &config.workers;
     let registry = state_dir.join("gstreamer-registry.bin");
     let limits = ProcessLimits { memory: workers.memory_mib << 20, ..ProcessLimits::default() };
     let launch = LaunchPlan::software(worker_program(workers)?, JailPlan::software(limits), Some(registry.clone()))
         .with_delegated_cgroup();
     let threads = workers.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
-    let mut plan = PoolConfig::new(launch, config.serve.max_sessions, threads.unwrap_or(1));
+    let threads = threads.unwrap_or(1);
+    let cgroups = launch.cgroups.clone();
+    let mut plan = PoolConfig::new(launch, config.serve.max_sessions.at_most(sessions_by_memory()), threads);
     plan.registry = Some(registry);
     plan.idle = workers.idle;
-    Ok(Pool::new(plan))
+    plan.headroom_percent = config.serve.headroom_percent;
+    plan.parallel.slots = workers.slots.unwrap_or(plan.parallel.slots);
+    plan.warm_up = Some(Arc::new(WarmUp::new(threads).map_err(NodeError::Memory)?));
+    let parallel = plan.parallel;
+    let (pool, driver) = Pool::new(plan);
+    Ok(Workshop { pool, driver, parallel, cgroups })
+}
+
+/// The pool, and what its width is changed by.
+pub(crate) struct Workshop {
+    pub(crate) pool: Pool,
+    pub(crate) driver: Driver,
+    /// How much runs at a time while nothing holds it down.
+    pub(crate) parallel: Parallel,
+    /// The control group of the workers, where there is one.
+    pub(crate) cgroups: Option<CgroupRoot>,
+}
+
+/// A worker's memory when it makes four renditions of 1080p, with room.
+const USUAL_WORKER: u64 = 512 << 20;
+
+/// Sessions whose workers fit three quarters of the memory.
+fn sessions_by_memory() -> usize {
+    let memory = LinuxSensors::new("/", Vec::new()).read().memory.map_or(0, |memory| memory.total.0);
+    usize::try_from(memory / 4 * 3 / USUAL_WORKER).unwrap_or(usize::MAX).clamp(1, 1000)
 }
 
 fn worker_program(workers: &Workers) -> Result<PathBuf, NodeError> {
@@ -176,11 +206,11 @@ fn worker_program(workers: &Workers) -> Result<PathBuf, NodeError> {
     places.find(|program| program.is_file()).ok_or(NodeError::NoWorker)
 }
 
-/// What the status says of the workers, and how many segments were tried again.
-pub(crate) fn workers_status(pool: &Pool) -> impl Fn() -> (WorkersStatus, u64) + Send + use<> {
+/// Tells the status of the workers, and how many segments were tried again.
+pub(crate) fn workers_status(pool: &Pool) -> impl Fn(&mut NodeStatus) + Send + use<> {
     let status = pool.status();
     let proved_at = std::sync::Mutex::new(None::<Instant>);
-    move || {
+    move |told| {
         let status = status.borrow();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut proved_at = proved_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -188,7 +218,8 @@ pub(crate) fn workers_status(pool: &Pool) -> impl Fn() -> (WorkersStatus, u64) +
             proved_at.get_or_insert_with(Instant::now);
         }
         let proved = status.proved.clone();
-        let workers = WorkersStatus {
+        told.segments.retried = status.lost;
+        told.workers = WorkersStatus {
             alive: count(status.ready + status.busy),
             busy: count(status.busy),
             lost: status.lost,
@@ -198,7 +229,6 @@ pub(crate) fn workers_status(pool: &Pool) -> impl Fn() -> (WorkersStatus, u64) +
             jail_missing: proved.as_ref().map(|ready| ready.missing_layers.clone()).unwrap_or_default(),
             unfit: status.last_loss.clone().filter(|_| proved.is_none()),
         };
-        (workers, status.lost)
     }
 }
 
@@ -316,23 +346,41 @@ pub(crate) fn tls(
     Ok(Some(orchestrator::tls::server_config(&certificate, &key)?))
 }
 
+/// What the workers proved, whenever it is asked.
+pub(crate) fn proved_by(pool: &Pool) -> impl Fn() -> Vec<String> + Send + Sync + use<> {
+    let status = pool.status();
+    move || status.borrow().proved.as_ref().map(|ready| ready.proved.clone()).unwrap_or_default()
+}
+
+/// The boxes that may attach to us.
+pub(crate) fn remotes(config: &Config, uri: &ServiceUri) -> Result<Arc<Remotes>, NodeError> {
+    let secret = service::given_secret("orch-secret", config.remote.secret_file.as_deref())?;
+    if secret.is_some() && !config.serve.listen.tls {
+        tracing::warn!("transcoders attach over TLS only: behind this port something must speak it for us");
+    }
+    Ok(Remotes::new(&config.remote, secret.as_ref(), uri))
+}
+
 /// The orchestrator itself.
 pub(crate) fn orchestrator(
     config: &Config,
     service_uri: ServiceUri,
     token_key: TokenKey,
     pool: Pool,
+    remotes: Arc<Remotes>,
     till: Option<Till<EthBroker, SignerClient>>,
 ) -> Arc<Node> {
-    let status = pool.status();
-    let proved = move || status.borrow().proved.as_ref().map(|ready| ready.proved.clone()).unwrap_or_default();
+    let (proved, can) = (proved_by(&pool), proved_by(&pool));
+    let can = move || orchestrator::node::offered_by(&can());
     Orchestrator::new(Parts {
         config: config.serve.clone(),
         service_uri,
         token_key,
-        transcoder: Arc::new(pool),
+        transcoder: Arc::new(Workforce::new(pool, can, Arc::clone(&remotes))),
         proved: Box::new(proved),
         till,
+        remotes,
+        hardware: Vec::new(),
         clock: Arc::new(LinuxClock),
     })
 }

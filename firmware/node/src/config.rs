@@ -1,7 +1,10 @@
 //! What an operator may set: one file, a section for each part. An empty file is a node off-chain.
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chain::ChainConfig;
+use millrace_hal::thermal::{HeatLimits, Limits};
+use orchestrator::remote::RemoteConfig;
 use orchestrator::{PaymentConfig, RedeemerConfig};
 use serde::Deserialize;
 
@@ -18,8 +21,12 @@ pub(crate) struct Config {
     pub(crate) signer_socket: PathBuf,
     /// How gateways are served.
     pub(crate) serve: orchestrator::Config,
+    /// The boxes that may attach to us and transcode for us.
+    pub(crate) remote: RemoteConfig,
     /// The transcoding processes.
     pub(crate) workers: Workers,
+    /// What heat and power do to what is let in.
+    pub(crate) thermal: Thermal,
     /// What the work costs; used on chain only.
     pub(crate) payment: PaymentConfig,
     /// How winning tickets are redeemed; used on chain only.
@@ -35,7 +42,9 @@ impl Default for Config {
             status_socket: None,
             signer_socket: PathBuf::from("/run/millrace-signer/signer.sock"),
             serve: orchestrator::Config::default(),
+            remote: RemoteConfig::default(),
             workers: Workers::default(),
+            thermal: Thermal::default(),
             payment: PaymentConfig::default(),
             redeem: RedeemerConfig::default(),
             chain: None,
@@ -55,12 +64,88 @@ pub(crate) struct Workers {
     pub(crate) memory_mib: u64,
     /// Processor threads all of them share. Range 1–1024, default: as many as there are.
     pub(crate) threads: Option<usize>,
+    /// Segments at the same time, each of another session. Range 1–1024, default: one for two threads, at least two
+    /// where there are two.
+    pub(crate) slots: Option<usize>,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { program: None, idle: 1, memory_mib: 1536, threads: None }
+        Self { program: None, idle: 1, memory_mib: 1536, threads: None, slots: None }
     }
+}
+
+/// What heat and power do to what is let in; see `hal::thermal`. Temperatures are in degrees Celsius. A sensor that
+/// names a critical temperature of its own has limits below that, when those are lower.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Thermal {
+    /// Of the processor and the board: from `warm` on newcomers get less step by step, down to half; from `hot` on
+    /// faster, down to a quarter; from `stop` on nobody new is let in. Each 30–130, default 85, 95, 103.
+    pub(crate) processor: HeatLimits,
+    /// Of graphics processors. Each 30–130, default 83, 90, 96.
+    pub(crate) gpu: HeatLimits,
+    /// Of their hottest spots and their memory. Each 30–130, default 98, 104, 108.
+    pub(crate) gpu_inside: HeatLimits,
+    /// Degrees below `warm` from which on it counts as cool again. Range 1–30, default 8.
+    pub(crate) hysteresis: f32,
+    /// Seconds something is bad before newcomers get a step less. Range 1–3600, default 60.
+    pub(crate) raise_s: u16,
+    /// Seconds all is well before they get a step more. Range 1–3600, default 300.
+    pub(crate) clear_s: u16,
+    /// Seconds between two looks. Range 1–60, default 5.
+    pub(crate) sample_s: u16,
+    /// Directory below which `/sys` and `/proc` of the hardware are read; for simulation only. Default `/`.
+    pub(crate) hardware_root: PathBuf,
+}
+
+impl Default for Thermal {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            processor: limits.processor,
+            gpu: limits.gpu,
+            gpu_inside: limits.gpu_inside,
+            hysteresis: limits.hysteresis,
+            raise_s: 60,
+            clear_s: 300,
+            sample_s: 5,
+            hardware_root: PathBuf::from("/"),
+        }
+    }
+}
+
+impl Thermal {
+    /// As the policy takes them.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            processor: self.processor,
+            gpu: self.gpu,
+            gpu_inside: self.gpu_inside,
+            raise: Duration::from_secs(self.raise_s.into()),
+            clear: Duration::from_secs(self.clear_s.into()),
+            hysteresis: self.hysteresis,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, heat) in [("processor", self.processor), ("gpu", self.gpu), ("gpu_inside", self.gpu_inside)] {
+            for value in [heat.warm.0, heat.hot.0, heat.stop.0] {
+                within(key, value, 30.0, 130.0)?;
+            }
+            if !(heat.warm.0 < heat.hot.0 && heat.hot.0 < heat.stop.0) {
+                return Err(ConfigError::Heat { key });
+            }
+        }
+        within("hysteresis", self.hysteresis, 1.0, 30.0)?;
+        within("raise_s", self.raise_s.into(), 1.0, 3600.0)?;
+        within("clear_s", self.clear_s.into(), 1.0, 3600.0)?;
+        within("sample_s", self.sample_s.into(), 1.0, 60.0)
+    }
+}
+
+fn within(key: &'static str, value: f32, min: f32, max: f32) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError::Thermal { key, value, min, max }) }
 }
 
 /// Why there is no configuration.
@@ -88,6 +173,10 @@ pub(crate) enum ConfigError {
     Chain(#[from] chain::ConfigError),
     #[error("configuration: workers.{key} is {value}, must be {min} to {max}")]
     Workers { key: &'static str, value: u64, min: u64, max: u64 },
+    #[error("configuration: thermal.{key} is {value}, must be {min} to {max}")]
+    Thermal { key: &'static str, value: f32, min: f32, max: f32 },
+    #[error("configuration: thermal.{key} must rise from warm over hot to stop")]
+    Heat { key: &'static str },
 }
 
 impl Config {
@@ -112,13 +201,16 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let part = |section| move |source| ConfigError::Part { section, source };
         self.serve.check().map_err(part("serve"))?;
+        self.remote.check().map_err(part("remote"))?;
         self.payment.check().map_err(part("payment"))?;
         self.redeem.check().map_err(part("redeem"))?;
+        self.thermal.check()?;
         let size = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         for (key, value, min, max) in [
             ("idle", size(self.workers.idle), 1, 8),
             ("memory_mib", self.workers.memory_mib, 256, 65_536),
             ("threads", size(self.workers.threads.unwrap_or(1)), 1, 1024),
+            ("slots", size(self.workers.slots.unwrap_or(1)), 1, 1024),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(ConfigError::Workers { key, value, min, max });
@@ -174,5 +266,10 @@ mod tests {
     fn numbers_out_of_range_are_named() {
         assert!(read("[workers]\nidle = 0\n").unwrap_err().to_string().contains("workers.idle is 0"));
         assert!(read("[redeem]\ndoubt_s = 99999\n").is_err());
+        assert!(read("[thermal]\nsample_s = 0\n").unwrap_err().to_string().contains("thermal.sample_s is 0"));
+        let steps = read("[thermal]\nprocessor = { warm = 90, hot = 80, stop = 100 }\n").unwrap_err();
+        assert!(steps.to_string().contains("thermal.processor must rise"), "{steps}");
+        assert!(read("[serve]\nmax_sessions = 0\n").is_err());
+        assert!(read("[serve]\nmax_sessions = \"many\"\n").is_err());
     }
 }

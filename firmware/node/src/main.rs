@@ -6,7 +6,10 @@
 
 mod build;
 mod config;
+mod hardware;
 mod run;
+mod sensing;
+mod speed;
 
 use std::path::PathBuf;
 
@@ -34,6 +37,10 @@ struct Args {
     /// Check the configuration and end.
     #[arg(long)]
     check: bool,
+    /// Answer each line on standard input with readings of the hardware below this directory; how the node looks at
+    /// it, not for people.
+    #[arg(long, value_name = "ROOT", hide = true)]
+    sense: Option<PathBuf>,
 }
 
 fn main() -> Exit {
@@ -42,6 +49,12 @@ fn main() -> Exit {
         Ok(args) => args,
         Err(told) => return usage(&told),
     };
+    if let Some(root) = args.sense {
+        return match sensing::answer(&root) {
+            Ok(()) => Exit::stopped(),
+            Err(error) => Exit::because(ExitReason::Software, error),
+        };
+    }
     service::init_journal("millrace-node");
     let config = match Config::read(args.config.as_deref()) {
         Ok(config) => config,

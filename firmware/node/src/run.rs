@@ -19,11 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::build::{self, NodeError};
 use crate::config::Config;
+use crate::hardware::{self, Board, Throttle};
+use crate::speed::SpeedMemory;
 
 /// The longest pulse of the tasks that have one; a redemption may wait this long for slow endpoints.
 const PULSE: Duration = Duration::from_secs(20);
 /// The longest pulse of the redeemer: a round of its work asks the chain several times.
 const REDEEMER_PULSE: Duration = Duration::from_secs(300);
+/// The longest pulse of the task that looks at the hardware: a driver may hang for as long as it is waited for.
+const HARDWARE_PULSE: Duration = Duration::from_secs(60);
 /// How long workers and redeemer get to end.
 const END: Duration = Duration::from_secs(10);
 
@@ -63,7 +67,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     let token_key = build::token_key(&state_dir)?;
     let (listener, service_uri) = build::listen(&config).await?;
     let tls = build::tls(&config, &state_dir, &service_uri)?;
-    let (pool, driver) = build::pool(&config, &state_dir)?;
+    let build::Workshop { pool, driver, parallel, cgroups } = build::pool(&config, &state_dir)?;
     let on_chain = match &config.chain {
         Some(chain) => Some(build::on_chain(&config, chain, &state_dir, &shutdown).await?),
         None => None,
@@ -88,14 +92,29 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
         tasks.spawn("redeemer", async move { Ok(redeemer.run(beat, stopping).await?) });
         (till, ledger) = (Some(parts.till), Some(parts.ledger));
     }
-    let node = build::orchestrator(&config, service_uri.clone(), token_key, pool.clone(), till);
+    let remotes = build::remotes(&config, &service_uri)?;
+    let node = build::orchestrator(&config, service_uri.clone(), token_key, pool.clone(), Arc::clone(&remotes), till);
     let beat = heartbeats.register("tidy", PULSE);
     let tidied = Arc::clone(&node);
     tasks.spawn("tidy", async move {
         tidied.tidy(beat).await;
         Ok(())
     });
-    serve_status(&mut tasks, &config, &state_dir, &node, &pool, &heartbeats, &stop);
+    let throttle = Throttle { pool: pool.clone(), parallel, cgroups };
+    let beat = heartbeats.register("hardware", HARDWARE_PULSE);
+    let (tell, board) = watch::channel(Board::default());
+    let thermal = config.thermal.clone();
+    tasks.spawn("hardware", async move {
+        hardware::watch(thermal, throttle, tell, beat).await;
+        Ok(())
+    });
+    let memory = SpeedMemory::new(&state_dir, &config.thermal.hardware_root, parallel, pool.clone());
+    let forgetting = stop.workers.clone();
+    tasks.spawn("speed", async move {
+        memory.keep(forgetting).await;
+        Ok(())
+    });
+    serve_status(&mut tasks, &config, &state_dir, &node, &pool, board, &heartbeats, &stop);
     let watched = Arc::clone(&heartbeats);
     tasks.spawn("watchdog", async move {
         watched.feed_watchdog().await;
@@ -127,6 +146,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     service::notify_stopping();
     tracing::info!(segments_for_s = config.serve.drain_s, "draining");
     stop.serving.cancel();
+    remotes.close();
     let drained = async {
         finish(&mut tasks, "server").await;
         node.finish().await;
@@ -136,6 +156,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     }
     stop.workers.cancel();
     limited(&mut tasks, "workers").await;
+    limited(&mut tasks, "speed").await;
     stop.redeemer.cancel();
     if let Some(ledger) = ledger {
         limited(&mut tasks, "redeemer").await;
@@ -181,6 +202,7 @@ fn serve_status(
     state_dir: &std::path::Path,
     node: &Arc<build::Node>,
     pool: &orchestrator::pool::Pool,
+    board: watch::Receiver<Board>,
     heartbeats: &Arc<Heartbeats>,
     stop: &Stop,
 ) {
@@ -194,7 +216,11 @@ fn serve_status(
         (false, false) => "starting",
     };
     tasks.spawn("status", async move {
-        orchestrator::status::publish(node, workers, mode, publish, beat).await;
+        let local = move |status: &mut NodeStatus| {
+            workers(status);
+            board.borrow().tell(status);
+        };
+        orchestrator::status::publish(node, local, mode, publish, beat).await;
         Ok(())
     });
     let path = build::status_socket(config, state_dir);

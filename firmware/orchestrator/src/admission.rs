@@ -1,4 +1,5 @@
-//! Room for what comes in: memory for uploads, and how many lines one peer may cause in the log.
+//! Room for what comes in: sessions by what they ask of the box ([`load`]), memory for uploads, and how many lines one
+//! peer may cause in the log.
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+pub mod load;
 
 /// Uploads are accounted for in steps of this size.
 const STEP: u64 = 64 * 1024;

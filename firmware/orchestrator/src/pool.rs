@@ -1,8 +1,8 @@
 //! The workers: who transcodes which segment, and what happens when a worker does not come back.
 //!
 //! Walk 1, steps 7 to 9; walk 4, step 1. The pool is the only part that starts, feeds and ends workers.
-//! What it decides of one worker is in [`state`], pure; [`spawn`] holds its process, one thread
-//! each; [`driver`] is the one task that owns them all.
+//! What it decides of one worker is in [`state`], which segment comes next in [`schedule`], both pure; [`spawn`]
+//! holds a worker's process, one thread each; [`driver`] is the one task that owns them all.
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use livepeer::capability::CapabilitySet;
 use livepeer::profile::Profile;
 use livepeer::units::Pixels;
 use sandbox::launch::LaunchPlan;
@@ -19,12 +20,18 @@ use service::Restart;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::admission::load::Load;
+
 mod driver;
+mod schedule;
 mod spawn;
 mod state;
+mod warm_up;
 
 pub use driver::{Driver, PoolError};
+pub use schedule::{Full, Schedule, Start, Ticket};
 pub use state::{Action, Event, JobId, Phase, Recycle, WorkerState};
+pub use warm_up::WarmUp;
 
 /// Turns segments into renditions.
 ///
@@ -46,6 +53,11 @@ pub trait Transcoder: Send + Sync + 'static {
 
     /// How much room there is now.
     fn capacity(&self) -> Capacity;
+
+    /// The load that newcomers are measured against; without one they are only counted.
+    fn load(&self) -> Option<&Load> {
+        None
+    }
 }
 
 /// One segment to transcode.
@@ -65,6 +77,29 @@ pub struct TranscodeRequest {
     pub max_output_bytes: u64,
     /// Written into the container's metadata, e.g. `Livepeer Transcoder 0.1.0 (offchain)`.
     pub service_provider: String,
+    /// What another box has to know of the segment.
+    pub origin: Origin,
+    /// Wants each rendition's MPEG-7 signature too.
+    pub signatures: bool,
+}
+
+/// Where a segment comes from and what its job needs: what a box that transcodes for us is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The stream, as the gateway names it.
+    pub manifest_id: Vec<u8>,
+    /// Number of the segment in its stream.
+    pub seq: i64,
+    /// Length of the content as the gateway states it.
+    pub duration: Duration,
+    /// Capabilities the job needs.
+    pub needs: CapabilitySet,
+    /// Did an earlier segment of the session have pictures?
+    pub video_seen: bool,
+    /// Version the gateway insists on, or empty.
+    pub min_version: String,
+    /// Who we are in the metadata: our account, or `offchain`.
+    pub orchestrator: String,
 }
 
 /// A transcoded segment. Everything in it has been checked against the request.
@@ -99,6 +134,8 @@ pub struct Output {
     pub rendition: Rendition,
     /// The file; the worker's sealed memory, mapped, not copied.
     pub media: Bytes,
+    /// The MPEG-7 signature of its pictures, where it was asked for and they have one.
+    pub signature: Option<Bytes>,
 }
 
 /// Why a segment was not transcoded.
@@ -128,6 +165,9 @@ pub enum TranscodeError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
+    /// Nobody here or attached to us can take it.
+    #[error(transparent)]
+    Nobody(#[from] crate::remote::registry::Nobody),
 }
 
 /// Room in the pool.
@@ -154,6 +194,32 @@ const REQUESTS: usize = 64;
 /// How long after its deadline a request is answered at the latest: killing a worker takes its time.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How much runs at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parallel {
+    /// Segments at the same time, each of another session; at least 1.
+    pub slots: usize,
+    /// Processor threads that they share; at least 1.
+    pub threads: usize,
+}
+
+impl Parallel {
+    /// For a box with so many processor threads that encodes in software: a segment keeps about two of them busy even
+    /// with one thread for each encoder, since its renditions run side by side.
+    #[must_use]
+    pub fn of(threads: usize) -> Self {
+        let threads = threads.max(1);
+        Self { slots: threads.div_ceil(2).max(2).min(threads), threads }
+    }
+
+    /// So much of it, but never nothing.
+    #[must_use]
+    pub fn percent(self, percent: u8) -> Self {
+        let part = |whole: usize| (whole.saturating_mul(usize::from(percent)) / 100).max(1);
+        Self { slots: part(self.slots), threads: part(self.threads) }
+    }
+}
+
 /// What the pool is made of.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
@@ -165,8 +231,12 @@ pub struct PoolConfig {
     pub sessions: usize,
     /// Workers kept ready for sessions to come, within `sessions`; 1 or 2.
     pub idle: usize,
-    /// Processor threads that all workers share.
-    pub threads: usize,
+    /// How much runs at a time.
+    pub parallel: Parallel,
+    /// Percent of the measured speed that sessions never get.
+    pub headroom_percent: u8,
+    /// What a worker does before it counts as ready; none in tests whose workers transcode nothing.
+    pub warm_up: Option<Arc<WarmUp>>,
     /// How long a worker may take to be ready.
     pub start_timeout: Duration,
     /// When a worker is replaced although nothing is wrong with it.
@@ -184,7 +254,9 @@ impl PoolConfig {
             registry: None,
             sessions: sessions.max(1),
             idle: 1,
-            threads: threads.max(1),
+            parallel: Parallel::of(threads),
+            headroom_percent: 20,
+            warm_up: None,
             start_timeout: Duration::from_secs(60),
             recycle: Recycle::DEFAULT,
             restart: Restart::DEFAULT,
@@ -215,6 +287,8 @@ pub struct PoolStatus {
     pub recycled: u64,
     /// Requests turned away for want of room.
     pub turned_away: u64,
+    /// Segments dropped while they waited, since they could not be done in time any more.
+    pub dropped: u64,
     /// What became of the last worker that was lost or did not start.
     pub last_loss: Option<String>,
 }
@@ -235,6 +309,8 @@ pub struct Pool {
     ended: Arc<Ended>,
     status: watch::Receiver<PoolStatus>,
     sessions: usize,
+    load: Load,
+    parallel: Arc<watch::Sender<Parallel>>,
 }
 
 /// Sessions to be forgotten, for the driver to take; a set, so that it stays as small as there are sessions.
@@ -251,8 +327,22 @@ impl Pool {
         let (orders, inbox) = mpsc::channel(REQUESTS);
         let (publish, status) = watch::channel(PoolStatus::default());
         let ended = Arc::new(Ended::default());
-        let pool = Self { orders, ended: Arc::clone(&ended), status, sessions: config.sessions };
-        (pool, Driver::new(config, inbox, ended, publish))
+        let load = Load::new(config.headroom_percent);
+        let (parallel, in_force) = watch::channel(config.parallel);
+        let pool = Self {
+            orders,
+            ended: Arc::clone(&ended),
+            status,
+            sessions: config.sessions,
+            load: load.clone(),
+            parallel: Arc::new(parallel),
+        };
+        (pool, Driver::new(config, inbox, ended, publish, in_force, load))
+    }
+
+    /// Changes how much runs at a time; segments at work go on as they are.
+    pub fn set_parallel(&self, parallel: Parallel) {
+        self.parallel.send_if_modified(|now| std::mem::replace(now, parallel) != parallel);
     }
 
     /// The pool's status, as it changes.
@@ -292,11 +382,16 @@ impl Transcoder for Pool {
     }
 
     fn end_session(&self, session: &str) {
+        self.load.release(session);
         self.ended.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned());
         self.ended.news.notify_one();
     }
 
     fn capacity(&self) -> Capacity {
         Capacity { total: self.sessions, busy: self.status.borrow().sessions }
+    }
+
+    fn load(&self) -> Option<&Load> {
+        Some(&self.load)
     }
 }

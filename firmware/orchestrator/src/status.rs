@@ -12,6 +12,7 @@ use service::status::{NodeStatus, Segments, Workers};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::admission::load;
 use crate::node::Orchestrator;
 use crate::pool::Transcoder;
 use crate::reject::Rejection;
@@ -109,7 +110,7 @@ fn millis(duration: Duration) -> u64 {
 /// Publishes the status once a second, for ever.
 pub async fn publish<T: Transcoder, B: Broker, S: Signer>(
     node: Arc<Orchestrator<T, B, S>>,
-    workers: impl Fn() -> (Workers, u64) + Send,
+    local: impl Fn(&mut NodeStatus) + Send,
     mode: impl Fn() -> &'static str + Send,
     status: watch::Sender<NodeStatus>,
     heartbeat: Heartbeat,
@@ -118,16 +119,17 @@ pub async fn publish<T: Transcoder, B: Broker, S: Signer>(
     let mut tick = tokio::time::interval(REFRESH);
     loop {
         tick.tick().await;
-        let (workers, retried) = workers();
-        let snapshot = node.snapshot(workers, retried, mode(), started.elapsed()).await;
+        let mut known = NodeStatus::default();
+        local(&mut known);
+        let snapshot = node.snapshot(known, mode(), started.elapsed()).await;
         status.send_replace(snapshot);
         heartbeat.beat();
     }
 }
 
 impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
-    /// The status now.
-    pub async fn snapshot(&self, workers: Workers, retried: u64, mode: &str, uptime: Duration) -> NodeStatus {
+    /// The status now; `known` has what the box knows of its workers, its hardware, and its alarms about them.
+    pub async fn snapshot(&self, known: NodeStatus, mode: &str, uptime: Duration) -> NodeStatus {
         let counted = self.sessions.counted();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut status = NodeStatus {
@@ -138,22 +140,32 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             network: if self.till.is_some() { "onchain" } else { "offchain" }.to_owned(),
             sessions: service::status::Sessions {
                 active: count(self.sessions.len()),
-                capacity: count(self.max_sessions()),
+                capacity: count(self.carries()),
                 started: counted.started,
                 ended: counted.ended,
                 refused: counted.refused,
             },
-            segments: Segments { retried, ..self.meters.segments() },
-            alarms: worker_alarms(&workers),
-            workers,
-            ..NodeStatus::default()
+            segments: Segments { retried: known.segments.retried, ..self.meters.segments() },
+            transcoders: self.remotes.status(),
+            capacity: self.transcoder.load().map(|load| load.figures().told()).unwrap_or_default(),
+            ..known
         };
+        status.alarms.extend(worker_alarms(&status.workers));
         if let Some(till) = &self.till {
             till.report(self.now(), &mut status).await;
         }
         status.money.payment_errors = self.meters.payment_errors();
         status.alarms.sort();
         status
+    }
+}
+
+impl<T: Transcoder, B, S> Orchestrator<T, B, S> {
+    /// Sessions that the box carries in all: those it has, and as many more like them as fit.
+    fn carries(&self) -> usize {
+        let most = self.config.max_sessions.at_most(self.transcoder.capacity().total);
+        let fit = self.transcoder.load().map_or(most, |load| load.figures().sessions_that_fit(load::usual_ladder()));
+        most.min(fit.saturating_add(self.remotes.capacity().0))
     }
 }
 

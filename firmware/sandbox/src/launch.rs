@@ -32,6 +32,11 @@ pub use cgroup::{Cgroup, CgroupError, CgroupRoot};
 
 /// How long a worker that closed its channel may take to be gone before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(500);
+/// A worker that did nothing for so long hangs in a lock or a driver; early enough for a second try within the eight
+/// seconds that a gateway waits at least.
+const STALL: Duration = Duration::from_secs(3);
+/// How often a worker at work is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 /// How much more private memory than resident memory a worker may ask for where there is no control group:
 /// stacks and buffers that are never touched count too.
 const ADDRESS_SPACE_FACTOR: u64 = 2;
@@ -53,6 +58,8 @@ pub struct LaunchPlan {
     pub cgroup_missing: String,
     /// Where its log goes.
     pub log: LogTo,
+    /// How long it may have a job in hand without using the processor at all, before it counts as hung.
+    pub stall: Duration,
 }
 
 /// Where the log of a worker goes.
@@ -88,7 +95,18 @@ impl LaunchPlan {
             cgroups: None,
             cgroup_missing: "none was given".to_owned(),
             log: LogTo::Bounded,
+            stall: STALL,
         }
+    }
+
+    /// A worker that uses an engine: its name, such as `va` or `nvidia+software`, and a jail made for it.
+    #[must_use]
+    pub fn engine(program: impl Into<PathBuf>, engine: &str, jail: JailPlan, registry: Option<PathBuf>) -> Self {
+        let mut plan = Self::software(program, jail, registry);
+        plan.args = ["--engine", engine].map(OsString::from).to_vec();
+        // Nothing can be kept, so nothing need be looked for.
+        plan.env.push(("CUDA_CACHE_DISABLE".into(), "1".into()));
+        plan
     }
 
     /// Uses the control group delegated to this process, or notes why there is none.
@@ -200,6 +218,9 @@ pub enum RunError {
     /// The deadline passed; the worker has been killed.
     #[error("the worker did not answer within {0:?}")]
     Timeout(Duration),
+    /// The worker used no processor for so long with a job in hand; it has been killed.
+    #[error("the worker made no progress for {0:?}")]
+    Stalled(Duration),
     /// The worker reported something impossible; it has been killed.
     #[error("the worker lied")]
     Lied(#[from] Lie),
@@ -239,6 +260,7 @@ pub struct Worker {
     ending: Option<Ending>,
     cgroup: Option<Cgroup>,
     layers: Layers,
+    stall: Duration,
 }
 
 /// Numbers control groups, so that no two workers of one node share one.
@@ -286,7 +308,7 @@ pub fn launch(plan: &LaunchPlan) -> Result<Worker, LaunchError> {
     if let Some(stderr) = child.stderr.take() {
         log::follow(stderr, pid);
     }
-    Ok(Worker { pid, channel, child, ending: None, cgroup, layers })
+    Ok(Worker { pid, channel, child, ending: None, cgroup, layers, stall: plan.stall })
 }
 
 /// Adds what happens in the child between fork and exec: only system calls, as another thread of ours may
@@ -393,7 +415,7 @@ impl Worker {
         if let Err(error) = self.channel.send_job(job, segment) {
             return Err(self.lost(error, deadline));
         }
-        let (report, descriptors) = self.receive(deadline)?;
+        let (report, descriptors) = self.receive_working(deadline)?;
         if let Err(lie) = check_report(job, &report, descriptors.len()) {
             return Err(self.refuse(lie));
         }
@@ -440,6 +462,38 @@ impl Worker {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    }
+
+    /// Processor time it has used so far, all its threads together; zero when it is gone.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+        let ticks = ticks.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100);
+        cpu_ticks(&stat).map_or(Duration::ZERO, |used| Duration::from_millis(used.saturating_mul(1000) / ticks))
+    }
+
+    /// Waits for the answer to a job: until the deadline, or until the worker has done nothing at all for too long.
+    fn receive_working(&mut self, deadline: Duration) -> Result<(Report, Vec<OwnedFd>), RunError> {
+        let began = Instant::now();
+        // Looks are counted, not time: a machine that slept has not watched.
+        let patience = self.stall.as_millis().div_ceil(LOOK.as_millis());
+        let (mut cpu, mut still) = (self.cpu_time(), 0);
+        loop {
+            let left = deadline.saturating_sub(began.elapsed());
+            match self.channel.receive_report(left.min(LOOK)) {
+                Err(ChannelError::Timeout(_)) if left > LOOK => {
+                    let used = self.cpu_time();
+                    still = if used > cpu { 0 } else { still + 1 };
+                    cpu = used;
+                    if still >= patience {
+                        self.kill();
+                        return Err(RunError::Stalled(self.stall));
+                    }
+                }
+                other => return other.map_err(|error| self.lost(error, deadline)),
+            }
+        }
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<(Report, Vec<OwnedFd>), RunError> {
@@ -491,6 +545,14 @@ impl Worker {
     }
 }
 
+/// User and system time from the text of `/proc/PID/stat`, in clock ticks. The name in it may contain anything.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    next()?.checked_add(next()?)
+}
+
 /// Ends a worker by cutting its channel; whoever runs it notices at once and reaps it.
 #[derive(Debug)]
 pub struct Interrupter {
@@ -524,4 +586,17 @@ fn adopt(done: &Done, descriptors: Vec<OwnedFd>, max: u64) -> Result<Vec<Sealed>
             Ok(sealed)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_whatever_the_program_is_called() {
+        let stat =
+            "42 (a) R 1 2 (b)) S 1 42 42 0 -1 4194560 100 0 0 0 70 5 0 0 20 0 3 0 123 456 78 18446744073709551615";
+        assert_eq!(cpu_ticks(stat), Some(75));
+        assert_eq!((cpu_ticks(""), cpu_ticks("42 (x) S 1")), (None, None));
+    }
 }

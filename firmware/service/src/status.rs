@@ -40,8 +40,128 @@ pub struct NodeStatus {
     pub money: Money,
     /// The chain, when we are on one.
     pub chain: Option<Chain>,
+    /// What the box can carry, as it was measured.
+    pub capacity: Capacity,
+    /// How the box feels; `None` while nobody has looked.
+    pub hardware: Option<Hardware>,
+    /// Boxes that transcode for us.
+    pub transcoders: Vec<AttachedTranscoder>,
+    /// Orchestrators we transcode for, the preferred one first.
+    pub orchestrators: Vec<OrchestratorLink>,
     /// Open alarms, by id.
     pub alarms: Vec<Alarm>,
+}
+
+/// A box that transcodes for us.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachedTranscoder {
+    /// Where it dials in from.
+    pub address: String,
+    /// Its version.
+    pub version: String,
+    /// `fit`, `benched` (takes nothing for a while) or `probation` (takes one session).
+    pub standing: String,
+    /// Sessions it has.
+    pub sessions: u32,
+    /// Sessions it takes.
+    pub capacity: u32,
+    /// Pixel rate of its sessions over its measured speed; 1 is full.
+    pub load: f64,
+    /// Segments it did right.
+    pub segments_ok: u64,
+    /// Segments it failed.
+    pub segments_failed: u64,
+    /// Seconds since it attached.
+    pub attached_s: u64,
+}
+
+/// An orchestrator we transcode for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrchestratorLink {
+    /// Its address.
+    pub address: String,
+    /// `attached`, `connecting`, `waiting` (to try again), `standby` (a preferred one has us) or `refused`.
+    pub state: String,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// Segments posted to it.
+    pub segments_ok: u64,
+    /// Segments we could not do, or could not post.
+    pub segments_failed: u64,
+}
+
+/// What the box can carry. A decoded pixel counts as a sixth of an encoded one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capacity {
+    /// Pixels the whole box encodes in a second; `None` before it was measured.
+    pub pixels_per_second: Option<u64>,
+    /// What sessions may take of that: headroom, heat and power taken off.
+    pub sold_pixels_per_second: Option<u64>,
+    /// What the open sessions ask for.
+    pub demand_pixels_per_second: u64,
+    /// Percent that heat and power leave; 0 admits nobody new.
+    pub derate_percent: u8,
+    /// Newcomers turned away for want of it, since start.
+    pub refused: u64,
+}
+
+/// How the box feels.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hardware {
+    /// Seconds since it was looked at.
+    pub age_s: u64,
+    /// Name of the hottest sensor.
+    pub hottest: String,
+    /// Its temperature in degrees Celsius.
+    pub hottest_celsius: Option<f32>,
+    /// Watts drawn by all that is measured.
+    pub watts: Option<f32>,
+    /// What holds the capacity down, the worst first.
+    pub held_down_by: Vec<String>,
+    /// The graphics processors.
+    pub gpus: Vec<Gpu>,
+}
+
+/// How a graphics processor feels; what it does not tell is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gpu {
+    /// Where on the bus.
+    pub address: String,
+    /// Its name.
+    pub name: String,
+    /// Percent of the time in which it computed.
+    pub busy_percent: Option<f32>,
+    /// Percent of its encoders in use.
+    pub encoder_percent: Option<f32>,
+    /// Percent of its decoders in use.
+    pub decoder_percent: Option<f32>,
+    /// Sessions its encoders have open.
+    pub encoder_sessions: Option<u32>,
+    /// Percent of its memory in use.
+    pub memory_percent: Option<f32>,
+    /// Degrees Celsius of the chip.
+    pub celsius: Option<f32>,
+    /// Degrees Celsius of its hottest spot or its memory, whichever is hotter.
+    pub inside_celsius: Option<f32>,
+    /// Watts it draws.
+    pub watts: Option<f32>,
+    /// Watts it may draw.
+    pub watts_limit: Option<f32>,
+    /// Megahertz of the chip.
+    pub megahertz: Option<u32>,
+    /// Megahertz of its memory.
+    pub memory_megahertz: Option<u32>,
+    /// What holds it back, as bits: 1 heat, 2 power, 8 its hardware.
+    pub throttle_bits: u8,
+    /// Memory errors that were not set right.
+    pub ecc_uncorrected: Option<u64>,
+    /// Why it cannot be read at all.
+    pub fault: Option<String>,
 }
 
 /// Sessions now.

@@ -18,7 +18,7 @@ use livepeer::ticket::{Payment, Ticket, TicketBatch};
 use livepeer::units::{Pixels, Round, Wei, WinProb};
 use livepeer::wire::{net, params_from_wire, payment_to_wire};
 use millrace_hal::SimClock;
-use orchestrator::config::ServiceUri;
+use orchestrator::config::{MaxSessions, ServiceUri};
 use orchestrator::payment::TillParts;
 use orchestrator::pool::{Capacity, Output, TranscodeError, TranscodeRequest, Transcoded, Transcoder};
 use orchestrator::{Config, Orchestrator, Parts, PaymentConfig, Redeemer, RedeemerConfig, Till};
@@ -150,6 +150,8 @@ impl Stage {
             transcoder: Arc::clone(&transcoder),
             proved: Box::new(|| vec!["mux-mp4".to_owned()]),
             till,
+            remotes: orchestrator::remote::Remotes::none(),
+            hardware: Vec::new(),
             clock: Arc::new(clock.clone()),
         });
         let (certificate, key) = orchestrator::tls::self_signed(dir.path(), "127.0.0.1").unwrap();
@@ -162,7 +164,7 @@ impl Stage {
     }
 
     async fn off_chain(transcoder: Arc<Scripted>) -> Self {
-        Self::set(transcoder, None, |config| config.max_sessions = 2).await
+        Self::set(transcoder, None, |config| config.max_sessions = MaxSessions::Fixed(2)).await
     }
 
     async fn on_chain() -> Self {

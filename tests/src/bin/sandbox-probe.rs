@@ -126,6 +126,24 @@ fn behave(channel: &Channel, job: &Job, media: &Sealed, served: u32) -> bool {
             std::thread::park();
         },
         "slow" => std::thread::sleep(Duration::from_millis(300)),
+        // At work for a second, by its own processor time.
+        "busy" => {
+            let used = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("a clock");
+            let begin = Duration::from(used());
+            while Duration::from(used()).saturating_sub(begin) < Duration::from_secs(1) {
+                std::hint::spin_loop();
+            }
+        }
+        "hang-unless-fresh" if served == 0 => {}
+        "hang-unless-fresh" => loop {
+            std::thread::park();
+        },
+        "fail-unless-fresh" if served > 0 => {
+            let report = Report::Failed { id: job.id, error: JobError::Internal, detail: "device lost".to_owned() };
+            channel.report(&report, &[]).expect("the node listens");
+            return true;
+        }
+        "fail-unless-fresh" => {}
         "refuse" => {
             let report = Report::Failed { id: job.id, error: JobError::InvalidVideo, detail: "as told".to_owned() };
             channel.report(&report, &[]).expect("the node listens");

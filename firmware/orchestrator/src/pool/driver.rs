@@ -3,26 +3,27 @@
 //!
 //! A request is a function elsewhere; here it is a line in a session's queue until its worker has answered,
 //! its second worker has been lost too, or its deadline has passed. Nothing waits without a deadline.
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use livepeer::units::Pixels;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use sandbox::launch::Interrupter;
 use sandbox::memfd::Sealed;
-use sandbox::message::{Done, Job, Limits};
+use sandbox::message::{Done, Job, JobError, Limits, Signatures};
 use service::RestartState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::schedule::{Schedule, Ticket};
 use super::spawn::{self, Assignment, Hand, News, WorkerId};
 use super::state::{Action, Event, JobId, Phase, WorkerState};
-use super::{
-    Ended, Order, Output, PoolConfig, PoolStatus, SESSION_QUEUE, TranscodeError, TranscodeRequest, Transcoded,
-};
+use super::{Ended, Order, Output, Parallel, PoolConfig, PoolStatus, TranscodeError, TranscodeRequest, Transcoded};
+use crate::admission::load::{Load, Spent, work};
 
 mod staff;
 
@@ -62,8 +63,6 @@ struct Pending {
 #[derive(Debug, Default)]
 struct Session {
     worker: Option<WorkerId>,
-    waiting: VecDeque<JobId>,
-    running: Option<JobId>,
     ended: bool,
 }
 
@@ -76,6 +75,8 @@ struct Member {
     session: Option<String>,
     /// The job whose answer is to come.
     job: Option<JobId>,
+    /// Threads that its job's encoders may use.
+    threads: u32,
 }
 
 /// Owns the workers; see [`Driver::run`].
@@ -89,6 +90,10 @@ pub struct Driver {
     newsroom: mpsc::Sender<(WorkerId, News)>,
     workers: BTreeMap<WorkerId, Member>,
     sessions: HashMap<String, Session>,
+    schedule: Schedule,
+    /// How much may run at a time, as things stand; see [`super::Pool::set_parallel`].
+    parallel: watch::Receiver<Parallel>,
+    load: Load,
     pending: BTreeMap<JobId, Pending>,
     next: u64,
     /// To be sent with the next status.
@@ -108,11 +113,16 @@ impl Driver {
         inbox: mpsc::Receiver<Order>,
         ended: Arc<Ended>,
         publish: watch::Sender<PoolStatus>,
+        parallel: watch::Receiver<Parallel>,
+        load: Load,
     ) -> Self {
         let (newsroom, news) = mpsc::channel(NEWS);
         let now = Instant::now();
         Self {
             restart: RestartState::new(config.restart),
+            schedule: Schedule::new(config.parallel),
+            parallel,
+            load,
             config,
             inbox,
             ended,
@@ -151,12 +161,20 @@ impl Driver {
                 Some(order) = self.inbox.recv(), if !self.stopping => self.take(order),
                 Some((id, news)) = self.news.recv() => self.hear(id, news)?,
                 () = self.ended.news.notified() => self.forget_sessions(),
+                Ok(()) = self.parallel.changed() => self.widen(),
                 () = tokio::time::sleep_until(wake) => self.tick()?,
                 () = stop.cancelled(), if !self.stopping => self.begin_stop(),
             }
         }
         self.end_workers().await;
         Ok(())
+    }
+
+    /// How much may run at a time has changed.
+    fn widen(&mut self) {
+        let parallel = *self.parallel.borrow_and_update();
+        tracing::info!(slots = parallel.slots, threads = parallel.threads, "pool resized");
+        self.schedule.set_parallel(parallel);
     }
 
     fn now(&self) -> Duration {
@@ -174,10 +192,6 @@ impl Driver {
         if !known && self.sessions.len() >= self.config.sessions {
             return self.turn_away(order.reply);
         }
-        let queued = self.sessions.get(&order.session).map_or(0, |session| session.waiting.len());
-        if queued >= SESSION_QUEUE {
-            return self.turn_away(order.reply);
-        }
         let job = self.number();
         let deadline = order.arrived + order.request.deadline;
         let segment = match order.request.segment.try_clone() {
@@ -188,6 +202,14 @@ impl Driver {
                 return;
             }
         };
+        let ticket = Ticket {
+            job,
+            deadline: deadline.saturating_duration_since(self.epoch),
+            least: self.load.least(&order.session, content(&order.request)),
+        };
+        if self.schedule.push(&order.session, ticket).is_err() {
+            return self.turn_away(order.reply);
+        }
         let pending = Pending {
             session: order.session.clone(),
             request: order.request,
@@ -198,9 +220,7 @@ impl Driver {
             reply: order.reply,
         };
         self.pending.insert(job, pending);
-        let session = self.sessions.entry(order.session).or_default();
-        session.ended = false;
-        session.waiting.push_back(job);
+        self.sessions.entry(order.session).or_default().ended = false;
     }
 
     fn turn_away(&mut self, reply: oneshot::Sender<Answer>) {
@@ -220,7 +240,11 @@ impl Driver {
                 member.interrupter = Some(interrupter);
                 Ok(())
             }
-            News::Ready(ready) => {
+            News::Ready { ready, warmed_up } => {
+                if let Some(spent) = warmed_up {
+                    tracing::debug!(worker = id, wall_ms = spent.wall.as_millis(), "worker warmed up");
+                    self.load.warmed_up(&spent, self.config.parallel.threads, self.config.parallel.slots);
+                }
                 tracing::info!(
                     worker = id,
                     engine = ready.engine,
@@ -234,7 +258,16 @@ impl Driver {
                 self.status.proved = Some(*ready);
                 self.act(id, Event::Ready, None)
             }
-            News::Answered { job, memory, answer } => self.act(id, Event::Answered { job, memory }, Some(answer)),
+            News::Answered { job, memory, cpu, wall, answer } => {
+                self.account(job, cpu, wall, &answer);
+                // A device that lost its mind says so job by job; the stream's own faults have other words.
+                let sick = matches!(&answer, Err((JobError::Internal, _)));
+                if let Err((JobError::Internal, detail)) = &answer {
+                    tracing::warn!(worker = id, job, detail, "worker failed, it is replaced");
+                    self.status.last_loss = Some(detail.clone());
+                }
+                self.act(id, Event::Answered { job, memory, sick }, Some(answer))
+            }
             News::Gone { cause, timed_out } => {
                 let expected = self.workers.get(&id).is_none_or(|member| member.state.phase() == Phase::Dead);
                 if !expected {
@@ -251,13 +284,30 @@ impl Driver {
         }
     }
 
+    /// What a finished segment took says how fast the box is, and what its session asks for.
+    fn account(&mut self, job: JobId, cpu: Duration, wall: Duration, answer: &spawn::Answered) {
+        let (Some(pending), Ok((done, _))) = (self.pending.get(&job), answer) else { return };
+        let encoded = done.renditions.iter().fold(0u64, |sum, rendition| sum.saturating_add(rendition.pixels.0));
+        let spent = Spent {
+            work: work(Pixels(encoded), done.decoded_pixels),
+            cpu,
+            wall,
+            content: Duration::from_millis(done.duration_ms),
+        };
+        let Parallel { threads, slots } = self.config.parallel;
+        self.load.finished(&pending.session, &spent, threads, slots);
+    }
+
     /// Steps one worker and obeys.
     fn act(&mut self, id: WorkerId, event: Event, mut answered: Option<spawn::Answered>) -> Result<(), PoolError> {
         let now = self.now();
         let Some(member) = self.workers.get_mut(&id) else { return Ok(()) };
         for action in member.state.step(event, now) {
             match action {
-                Action::Run(job) => self.give(id, job),
+                Action::Run(job) => {
+                    let threads = self.workers.get(&id).map_or(1, |member| member.threads);
+                    self.give(id, job, threads);
+                }
                 Action::Refuse(job) => self.put_back(job),
                 Action::Accept(job) => {
                     self.release(id);
@@ -295,21 +345,15 @@ impl Driver {
         }
     }
 
-    /// The worker has no job any more, nor has its session.
+    /// The worker has no job any more.
     fn release(&mut self, id: WorkerId) {
-        let Some(member) = self.workers.get_mut(&id) else { return };
-        let job = member.job.take();
-        if let Some(session) = member.session.as_ref().and_then(|name| self.sessions.get_mut(name))
-            && session.running == job
-        {
-            session.running = None;
+        if let Some(member) = self.workers.get_mut(&id) {
+            member.job = None;
         }
     }
 
     /// Gives the job to its worker's thread.
-    fn give(&mut self, id: WorkerId, job: JobId) {
-        let busy = self.workers.values().filter(|member| is_at_work(&member.state)).count().max(1);
-        let threads = u32::try_from((self.config.threads / busy).max(1)).unwrap_or(u32::MAX);
+    fn give(&mut self, id: WorkerId, job: JobId, threads: u32) {
         let Some(pending) = self.pending.get_mut(&job) else { return };
         pending.tries += 1;
         let left = pending.deadline.saturating_duration_since(Instant::now());
@@ -325,6 +369,8 @@ impl Driver {
             },
             threads,
             service_provider: request.service_provider.clone(),
+            signatures: if request.signatures { Signatures::Renditions } else { Signatures::None },
+            video_seen: request.origin.video_seen,
         };
         let assignment = Assignment { job: order, segment: Arc::clone(&pending.segment), deadline: left };
         if let Some(member) = self.workers.get_mut(&id) {
@@ -337,13 +383,7 @@ impl Driver {
 
     /// A job that its worker could not take goes back to the front of its session's queue.
     fn put_back(&mut self, job: JobId) {
-        let Some(pending) = self.pending.get(&job) else { return };
-        if let Some(session) = self.sessions.get_mut(&pending.session) {
-            if session.running == Some(job) {
-                session.running = None;
-            }
-            session.waiting.push_front(job);
-        }
+        self.schedule.put_back(job);
     }
 
     /// Tries a lost job once more, on a fresh worker.
@@ -375,12 +415,7 @@ impl Driver {
     /// Answers a request and forgets it.
     fn finish(&mut self, job: JobId, result: Result<Transcoded, TranscodeError>) {
         let Some(pending) = self.pending.remove(&job) else { return };
-        if let Some(session) = self.sessions.get_mut(&pending.session) {
-            session.waiting.retain(|waiting| *waiting != job);
-            if session.running == Some(job) {
-                session.running = None;
-            }
-        }
+        self.schedule.end(job);
         match &result {
             Ok(_) => self.status.done += 1,
             Err(TranscodeError::Job(_)) => self.status.refused += 1,
@@ -395,12 +430,16 @@ impl Driver {
         for id in due {
             self.act(id, Event::Tick, None)?;
         }
-        let now = Instant::now();
-        let running: Vec<JobId> = self.sessions.values().filter_map(|session| session.running).collect();
-        let late =
-            |(job, pending): (&JobId, &Pending)| (pending.deadline <= now && !running.contains(job)).then_some(*job);
-        for job in self.pending.iter().filter_map(late).collect::<Vec<_>>() {
-            self.finish(job, Err(TranscodeError::Timeout));
+        for job in self.schedule.hopeless(self.now()) {
+            let late = self.pending.get(&job).is_none_or(|pending| pending.deadline <= Instant::now());
+            if late {
+                self.finish(job, Err(TranscodeError::Timeout));
+            } else {
+                // Told while there is time to go elsewhere.
+                self.status.dropped += 1;
+                tracing::warn!(job, "segment dropped: it cannot be done in time any more");
+                self.finish(job, Err(TranscodeError::Busy));
+            }
         }
         Ok(())
     }
@@ -408,7 +447,7 @@ impl Driver {
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let workers = self.workers.values().filter_map(|member| member.state.due()).map(|due| self.epoch + due);
-        let requests = self.pending.values().map(|pending| pending.deadline);
+        let requests = self.schedule.due().map(|due| self.epoch + due);
         // Only a moment to come is worth waking for; at the moment itself everybody gets an answer.
         let start = (self.start_after > now).then_some(self.start_after);
         workers.chain(requests).chain(start).min().unwrap_or(now + LONGEST_SLEEP)
@@ -436,8 +475,7 @@ impl Driver {
 
     /// Requests nobody waits for any more need not run.
     fn drop_unwanted(&mut self) {
-        let waiting: Vec<JobId> = self.sessions.values().flat_map(|session| session.waiting.iter().copied()).collect();
-        for job in waiting {
+        for job in self.schedule.waiting().collect::<Vec<_>>() {
             if self.pending.get(&job).is_none_or(|pending| pending.reply.is_closed()) {
                 self.finish(job, Err(TranscodeError::Timeout));
             }
@@ -445,10 +483,11 @@ impl Driver {
     }
 
     fn close_sessions(&mut self) -> Result<(), PoolError> {
-        let is_over = |session: &Session| session.ended && session.running.is_none() && session.waiting.is_empty();
-        let over: Vec<String> =
-            self.sessions.iter().filter(|(_, s)| is_over(s)).map(|(name, _)| name.clone()).collect();
-        for name in over {
+        let ended = self.sessions.iter().filter(|(_, session)| session.ended);
+        for name in ended.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            if !self.schedule.close(&name) {
+                continue;
+            }
             // A worker never serves a second session: nothing of one customer is left for the next.
             if let Some(id) = self.sessions.remove(&name).and_then(|session| session.worker) {
                 self.act(id, Event::Drain, None)?;
@@ -458,26 +497,26 @@ impl Driver {
     }
 
     fn assign_jobs(&mut self) -> Result<(), PoolError> {
-        let wanting = |session: &Session| session.running.is_none() && !session.waiting.is_empty();
-        let mut names: Vec<String> =
-            self.sessions.iter().filter(|(_, s)| wanting(s)).map(|(name, _)| name.clone()).collect();
-        // Whoever has waited longest comes first.
-        names.sort_by_key(|name| self.sessions.get(name).and_then(|session| session.waiting.front().copied()));
-        for name in names {
-            let own = self.sessions.get(&name).and_then(|session| session.worker);
-            let Some(id) = own.or_else(|| self.idle_worker()) else { continue };
-            let ready = self.workers.get(&id).is_some_and(|member| member.state.phase() == Phase::Ready);
-            let Some(session) = self.sessions.get_mut(&name).filter(|_| ready) else { continue };
-            let Some(job) = session.waiting.pop_front() else { continue };
-            session.worker = Some(id);
-            session.running = Some(job);
-            if let Some(member) = self.workers.get_mut(&id) {
-                member.session = Some(name);
+        loop {
+            let idle = self.idle_worker();
+            let worker_of = |name: &str| {
+                let own = self.sessions.get(name).and_then(|session| session.worker);
+                let id = own.or(idle)?;
+                self.workers.get(&id).filter(|member| member.state.phase() == Phase::Ready).map(|_| id)
+            };
+            let Some(start) = self.schedule.next(|name| worker_of(name).is_some()) else { return Ok(()) };
+            let Some(id) = worker_of(&start.session) else { return Ok(()) };
+            if let Some(session) = self.sessions.get_mut(&start.session) {
+                session.worker = Some(id);
             }
-            let deadline = self.pending.get(&job).map_or(self.epoch, |pending| pending.deadline);
-            self.act(id, Event::Assign { job, deadline: deadline.saturating_duration_since(self.epoch) }, None)?;
+            if let Some(member) = self.workers.get_mut(&id) {
+                member.session = Some(start.session);
+                member.threads = start.threads;
+            }
+            let deadline = self.pending.get(&start.job).map_or(self.epoch, |pending| pending.deadline);
+            let deadline = deadline.saturating_duration_since(self.epoch);
+            self.act(id, Event::Assign { job: start.job, deadline }, None)?;
         }
-        Ok(())
     }
 
     /// Shows what happened, and only then answers those to whom it happened.
@@ -504,24 +543,27 @@ impl Driver {
     fn begin_stop(&mut self) {
         self.stopping = true;
         self.inbox.close();
-        let running: Vec<JobId> = self.sessions.values().filter_map(|session| session.running).collect();
-        let waiting: Vec<JobId> = self.pending.keys().copied().filter(|job| !running.contains(job)).collect();
-        for job in waiting {
+        for job in self.schedule.waiting().collect::<Vec<_>>() {
             self.finish(job, Err(TranscodeError::Stopped));
         }
     }
 }
 
-fn is_at_work(state: &WorkerState) -> bool {
-    matches!(state.phase(), Phase::Busy { .. } | Phase::Draining { .. })
+/// Length of the content that is to be transcoded, as far as anybody said.
+fn content(request: &TranscodeRequest) -> Duration {
+    let clip = request.clip.map(|clip| Duration::from_millis(clip.to_ms.saturating_sub(clip.from_ms)));
+    clip.map_or(request.origin.duration, |clip| clip.min(request.origin.duration))
 }
 
 /// A checked report and its renditions as a result, without copying the media.
 fn transcoded(done: Done, media: &[Sealed], took: Duration) -> Result<Transcoded, TranscodeError> {
     let lost = |error| TranscodeError::WorkerLost { cause: spawn::with_sources(&error) };
-    let outputs = done.renditions.into_iter().zip(media).map(|(rendition, media)| {
-        let media = Bytes::from_owner(media.map()?);
-        Ok(Output { rendition, media })
+    // The signatures, where there are any, come behind the renditions.
+    let signatures = media.get(done.renditions.len()..).unwrap_or_default();
+    let outputs = done.renditions.into_iter().zip(media).enumerate().map(|(index, (rendition, media))| {
+        let signature = signatures.get(index).filter(|signature| !signature.is_empty());
+        let signature = signature.map(Sealed::map).transpose()?.map(Bytes::from_owner);
+        Ok(Output { rendition, media: Bytes::from_owner(media.map()?), signature })
     });
     Ok(Transcoded {
         renditions: outputs.collect::<Result<_, sandbox::memfd::MemfdError>>().map_err(lost)?,

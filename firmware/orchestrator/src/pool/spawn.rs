@@ -11,6 +11,10 @@ use sandbox::launch::{Interrupter, LaunchPlan, RunError, Worker, launch};
 use sandbox::memfd::Sealed;
 use sandbox::message::{Done, Job, JobError, Ready};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::warm_up::WarmUp;
+use crate::admission::load::Spent;
 
 /// A worker's number within the pool.
 pub(super) type WorkerId = u64;
@@ -36,12 +40,21 @@ pub(super) type Answered = Result<(Done, Vec<Sealed>), (JobError, String)>;
 pub(super) enum News {
     /// The process runs; this cuts its channel.
     Started { pid: u32, interrupter: Interrupter },
-    /// It is ready.
-    Ready(Box<Ready>),
-    /// It answered and lives on.
-    Answered { job: u64, memory: u64, answer: Answered },
+    /// It is ready; what its warm-up took.
+    Ready { ready: Box<Ready>, warmed_up: Option<Spent> },
+    /// It answered and lives on; the time it took, by our own count.
+    Answered { job: u64, memory: u64, cpu: Duration, wall: Duration, answer: Answered },
     /// It is gone; the thread ends.
     Gone { cause: String, timed_out: bool },
+}
+
+/// How a worker comes to life.
+#[derive(Debug)]
+pub(super) struct Birth {
+    pub(super) plan: LaunchPlan,
+    pub(super) timeout: Duration,
+    /// A job to do before it counts as ready.
+    pub(super) warm_up: Option<Arc<WarmUp>>,
 }
 
 /// The driver's end of a worker's thread. Dropping it ends the worker when it is idle.
@@ -61,15 +74,10 @@ impl Hand {
 ///
 /// # Errors
 /// When no thread can be had.
-pub(super) fn start(
-    id: WorkerId,
-    plan: LaunchPlan,
-    start_timeout: Duration,
-    news: mpsc::Sender<(WorkerId, News)>,
-) -> std::io::Result<Hand> {
+pub(super) fn start(id: WorkerId, birth: Birth, news: mpsc::Sender<(WorkerId, News)>) -> std::io::Result<Hand> {
     let (jobs, inbox) = sync_channel(JOBS);
     thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
-        let (cause, timed_out) = hold(id, &plan, start_timeout, &inbox, &news);
+        let (cause, timed_out) = hold(id, &birth, &inbox, &news);
         // The driver may have ended; then nobody wants to know.
         let _ = news.blocking_send((id, News::Gone { cause, timed_out }));
     })?;
@@ -79,13 +87,12 @@ pub(super) fn start(
 /// Runs a worker until it is gone; returns why, and whether it was for its deadline.
 fn hold(
     id: WorkerId,
-    plan: &LaunchPlan,
-    start_timeout: Duration,
+    birth: &Birth,
     inbox: &Receiver<Assignment>,
     news: &mpsc::Sender<(WorkerId, News)>,
 ) -> (String, bool) {
     let tell = |item| news.blocking_send((id, item)).is_ok();
-    let mut worker = match launch(plan) {
+    let mut worker = match launch(&birth.plan) {
         Ok(worker) => worker,
         Err(error) => return (with_sources(&error), false),
     };
@@ -96,10 +103,15 @@ fn hold(
     if !tell(News::Started { pid: worker.pid(), interrupter }) {
         return ("the pool ended".to_owned(), false);
     }
-    match worker.wait_ready(start_timeout) {
-        Ok(ready) => tell(News::Ready(Box::new(ready))),
+    let ready = match worker.wait_ready(birth.timeout) {
+        Ok(ready) => Box::new(ready),
         Err(error) => return (with_sources(&error), false),
     };
+    let warmed_up = match birth.warm_up.as_ref().map(|warm_up| warm_up.run(&mut worker)).transpose() {
+        Ok(spent) => spent,
+        Err(error) => return (format!("its warm-up: {}", with_sources(&error)), false),
+    };
+    tell(News::Ready { ready, warmed_up });
     loop {
         match inbox.recv_timeout(IDLE_LOOK) {
             Ok(assignment) => match run(&mut worker, &assignment) {
@@ -121,13 +133,15 @@ fn hold(
 /// Runs one job; an error means that the worker is dead.
 fn run(worker: &mut Worker, assignment: &Assignment) -> Result<News, RunError> {
     use std::os::fd::AsFd;
+    let (began, before) = (Instant::now(), worker.cpu_time());
     let answer = match worker.run(&assignment.job, assignment.segment.as_fd(), assignment.deadline) {
         Ok(done) => Ok(done),
         Err(RunError::Job { error, detail }) => Err((error, detail)),
         Err(fatal) => return Err(fatal),
     };
     let memory = worker.resident_memory().unwrap_or(0);
-    Ok(News::Answered { job: assignment.job.id, memory, answer })
+    let cpu = worker.cpu_time().saturating_sub(before);
+    Ok(News::Answered { job: assignment.job.id, memory, cpu, wall: began.elapsed(), answer })
 }
 
 /// An error and its causes in one line.

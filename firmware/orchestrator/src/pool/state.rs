@@ -78,6 +78,8 @@ pub enum Event {
         job: JobId,
         /// Its resident memory now, in bytes.
         memory: u64,
+        /// It failed by a fault of its own or of its device: the job is lost, and it is replaced.
+        sick: bool,
     },
     /// It is to take no more jobs.
     Drain,
@@ -163,7 +165,11 @@ impl WorkerState {
                 self.phase = Phase::Draining { job, deadline };
                 vec![]
             }
-            (Phase::Busy { job, .. }, Event::Answered { job: answered, memory }) if job == answered => {
+            (
+                Phase::Busy { job, .. } | Phase::Draining { job, .. },
+                Event::Answered { job: answered, sick: true, .. },
+            ) if job == answered => self.end(vec![Action::Lose(job), Action::Recycled, Action::Kill]),
+            (Phase::Busy { job, .. }, Event::Answered { job: answered, memory, .. }) if job == answered => {
                 self.served = self.served.saturating_add(1);
                 if self.is_due_for_replacement(memory, now) {
                     return self.end(vec![Action::Accept(job), Action::Recycled, Action::Kill]);

@@ -1,7 +1,8 @@
 //! A worker's own control group, where the system has delegated one to the node.
 //!
 //! systemd does so with `Delegate=yes`. The node itself moves into a child, because a group that has
-//! members may not hand out controllers, and each worker gets another.
+//! members may not hand out controllers, and the workers get theirs below another, so that all of them together can
+//! be slowed down.
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,11 @@ use crate::jail::ProcessLimits;
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// The child group the node itself lives in.
 const SUPERVISOR: &str = "supervisor";
+
+/// The child group that the workers' groups are in.
+const WORKERS: &str = "workers";
+/// Microseconds over which processor time is counted.
+const PERIOD_US: u64 = 100_000;
 
 /// Why there is no control group for workers.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +68,9 @@ impl CgroupRoot {
     pub fn delegated() -> Result<Self, CgroupError> {
         let own =
             own_group(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?).ok_or(CgroupError::NotUnified)?;
-        // After a restart of the caller within the group, or with systemd's own `DelegateSubgroup=`.
-        let dir = if own.ends_with(SUPERVISOR) { own.parent().unwrap_or(&own).to_owned() } else { own };
-        if !is_delegated(&dir) {
-            return Err(CgroupError::NotDelegated(dir));
-        }
-        Self::at(&dir)
+        // One up: after a restart of the caller within the group, or with systemd's own `DelegateSubgroup=`.
+        let delegated = own.ancestors().take(2).find(|dir| is_delegated(dir)).map(Path::to_owned);
+        Self::at(&delegated.ok_or(CgroupError::NotDelegated(own))?)
     }
 
     /// Makes a given group ready, as [`CgroupRoot::delegated`] does with the one it finds.
@@ -81,14 +84,35 @@ impl CgroupRoot {
                 return Err(CgroupError::NoController { dir: dir.to_owned(), controller });
             }
         }
-        let supervisor = dir.join(SUPERVISOR);
-        make_group(&supervisor)?;
-        for pid in read(dir.join("cgroup.procs"))?.split_whitespace() {
-            write(&supervisor.join("cgroup.procs"), pid)?;
+        let members = read(dir.join("cgroup.procs"))?;
+        if !members.trim().is_empty() {
+            make_group(&dir.join(SUPERVISOR))?;
+        }
+        for pid in members.split_whitespace() {
+            write(&dir.join(SUPERVISOR).join("cgroup.procs"), pid)?;
         }
         let wanted: Vec<String> = CONTROLLERS.iter().map(|name| format!("+{name}")).collect();
         write(&dir.join("cgroup.subtree_control"), &wanted.join(" "))?;
-        Ok(Self { dir: dir.to_owned() })
+        let workers = dir.join(WORKERS);
+        make_group(&workers)?;
+        write(&workers.join("cgroup.subtree_control"), &wanted.join(" "))?;
+        Ok(Self { dir: workers })
+    }
+
+    /// Where the groups of all workers are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Gives all workers together so many hundredths of a processor, or as much as there is.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`] when the limit cannot be written.
+    pub fn limit_cpu(&self, hundredths: Option<u32>) -> Result<(), CgroupError> {
+        let quota = hundredths.map(|hundredths| u64::from(hundredths.max(1)) * PERIOD_US / 100);
+        let quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
+        write(&self.dir.join("cpu.max"), &format!("{quota} {PERIOD_US}"))
     }
 
     /// A new group with these limits.
@@ -209,6 +233,10 @@ mod tests {
         for file in ["cgroup.procs", "cgroup.subtree_control"] {
             fs::write(dir.path().join(file), "").unwrap();
         }
+        fs::create_dir(dir.path().join(WORKERS)).unwrap();
+        for file in ["cgroup.subtree_control", "cpu.max"] {
+            fs::write(dir.path().join(WORKERS).join(file), "").unwrap();
+        }
         dir
     }
 
@@ -225,14 +253,16 @@ mod tests {
         CgroupRoot::at(dir.path()).unwrap();
         let enabled = fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap();
         assert_eq!(enabled, "+memory +pids +cpu");
-        assert!(dir.path().join(SUPERVISOR).is_dir());
+        let below = fs::read_to_string(dir.path().join(WORKERS).join("cgroup.subtree_control")).unwrap();
+        assert_eq!(below, enabled);
+        assert!(!dir.path().join(SUPERVISOR).exists(), "nobody has to move");
     }
 
     #[test]
     fn limits_are_written_where_the_kernel_looks() {
         let dir = fixture("cpu memory pids");
         let root = CgroupRoot::at(dir.path()).unwrap();
-        let group = dir.path().join("worker-1");
+        let group = dir.path().join(WORKERS).join("worker-1");
         fs::create_dir(&group).unwrap();
         for file in ["memory.max", "memory.oom.group", "pids.max", "cpu.weight"] {
             fs::write(group.join(file), "").unwrap();
@@ -241,6 +271,12 @@ mod tests {
         let _worker = root.worker("worker-1", &limits).unwrap();
         assert_eq!(fs::read_to_string(group.join("memory.max")).unwrap(), "1073741824");
         assert_eq!(fs::read_to_string(group.join("pids.max")).unwrap(), "99");
+        let quota = || fs::read_to_string(dir.path().join(WORKERS).join("cpu.max")).unwrap();
+        root.limit_cpu(Some(250)).unwrap();
+        assert_eq!(quota(), "250000 100000");
+        fs::write(dir.path().join(WORKERS).join("cpu.max"), "").unwrap();
+        root.limit_cpu(None).unwrap();
+        assert_eq!(quota(), "max 100000");
     }
 
     /// The kernel's half, where this machine lets us make a group at all: controllers do not matter for it.

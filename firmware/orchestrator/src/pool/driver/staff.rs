@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Driver, Member, PoolError, Session};
 use crate::pool::TranscodeError;
-use crate::pool::spawn::{self, News, WorkerId};
+use crate::pool::spawn::{self, Birth, News, WorkerId};
 use crate::pool::state::{Phase, WorkerState};
 
 /// How long the cache of plugins may take to be written.
@@ -54,21 +54,28 @@ impl Driver {
         let living = |member: &&Member| member.state.phase() != Phase::Dead;
         let total = self.workers.values().filter(living).count();
         let free = self.workers.values().filter(living).filter(|member| member.session.is_none()).count();
-        let waiting = |session: &&Session| session.worker.is_none() && !session.waiting.is_empty();
-        let wanted = self.sessions.values().filter(waiting).count() + self.config.idle;
-        let more = wanted.saturating_sub(free).min(self.config.sessions.saturating_sub(total));
-        for _ in 0..more {
-            self.start_worker();
+        let waiting = |(name, session): &(&String, &Session)| session.worker.is_none() && self.schedule.waits(name);
+        let waiting = self.sessions.iter().filter(waiting).count();
+        let more = (waiting + self.config.idle).saturating_sub(free).min(self.config.sessions.saturating_sub(total));
+        for number in 0..more {
+            // Somebody waits for the first ones: they warm up at work.
+            self.start_worker(free + number >= waiting);
         }
     }
 
-    pub(super) fn start_worker(&mut self) {
+    pub(super) fn start_worker(&mut self, warm_up: bool) {
         let id = self.number();
         let state = WorkerState::new(self.now(), self.config.start_timeout, self.config.recycle);
-        let hand = spawn::start(id, self.config.launch.clone(), self.config.start_timeout, self.newsroom.clone());
+        let birth = Birth {
+            plan: self.config.launch.clone(),
+            timeout: self.config.start_timeout,
+            warm_up: self.config.warm_up.clone().filter(|_| warm_up),
+        };
+        let hand = spawn::start(id, birth, self.newsroom.clone());
         match hand {
             Ok(hand) => {
-                let member = Member { state, hand: Some(hand), interrupter: None, session: None, job: None };
+                let member =
+                    Member { state, hand: Some(hand), interrupter: None, session: None, job: None, threads: 1 };
                 self.workers.insert(id, member);
             }
             Err(error) => {

@@ -21,7 +21,7 @@ fn a_worker_serves_one_job_after_the_other() {
     for job in [1, 2] {
         assert_eq!(worker.step(assign(job), SECOND), [Action::Run(job)]);
         assert_eq!(worker.step(assign(99), SECOND), [Action::Refuse(99)]);
-        assert_eq!(worker.step(Event::Answered { job, memory: MB }, SECOND), [Action::Accept(job)]);
+        assert_eq!(worker.step(Event::Answered { job, memory: MB, sick: false }, SECOND), [Action::Accept(job)]);
         assert_eq!(worker.phase(), Phase::Ready);
     }
 }
@@ -30,7 +30,7 @@ fn a_worker_serves_one_job_after_the_other() {
 fn an_answer_to_another_job_is_not_handed_on() {
     let mut worker = ready();
     worker.step(assign(1), SECOND);
-    assert_eq!(worker.step(Event::Answered { job: 2, memory: MB }, SECOND), []);
+    assert_eq!(worker.step(Event::Answered { job: 2, memory: MB, sick: false }, SECOND), []);
     assert!(matches!(worker.phase(), Phase::Busy { job: 1, .. }));
 }
 
@@ -64,7 +64,10 @@ fn draining_lets_the_job_in_hand_finish() {
     let mut worker = ready();
     worker.step(assign(1), SECOND);
     assert_eq!(worker.step(Event::Drain, SECOND), []);
-    assert_eq!(worker.step(Event::Answered { job: 1, memory: MB }, SECOND), [Action::Accept(1), Action::Kill]);
+    assert_eq!(
+        worker.step(Event::Answered { job: 1, memory: MB, sick: false }, SECOND),
+        [Action::Accept(1), Action::Kill]
+    );
     let mut idle = ready();
     assert_eq!(idle.step(Event::Drain, SECOND), [Action::Kill]);
 }
@@ -75,7 +78,7 @@ fn a_worker_is_replaced_after_its_share_of_segments() {
     let mut last = vec![];
     for job in 1..=3 {
         worker.step(assign(job), SECOND);
-        last = worker.step(Event::Answered { job, memory: MB }, SECOND);
+        last = worker.step(Event::Answered { job, memory: MB, sick: false }, SECOND);
     }
     assert_eq!(last, [Action::Accept(3), Action::Recycled, Action::Kill]);
 }
@@ -84,15 +87,29 @@ fn a_worker_is_replaced_after_its_share_of_segments() {
 fn a_worker_whose_memory_grows_is_replaced_but_jitter_is_not_growth() {
     let mut worker = ready();
     worker.step(assign(1), SECOND);
-    worker.step(Event::Answered { job: 1, memory: 40 * MB }, SECOND);
+    worker.step(Event::Answered { job: 1, memory: 40 * MB, sick: false }, SECOND);
     worker.step(assign(2), SECOND);
-    assert_eq!(worker.step(Event::Answered { job: 2, memory: 100 * MB }, SECOND), [Action::Accept(2)]);
+    assert_eq!(worker.step(Event::Answered { job: 2, memory: 100 * MB, sick: false }, SECOND), [Action::Accept(2)]);
     let mut worker = ready();
     worker.step(assign(1), SECOND);
-    worker.step(Event::Answered { job: 1, memory: 300 * MB }, SECOND);
+    worker.step(Event::Answered { job: 1, memory: 300 * MB, sick: false }, SECOND);
     worker.step(assign(2), SECOND);
-    let replaced = worker.step(Event::Answered { job: 2, memory: 700 * MB }, SECOND);
+    let replaced = worker.step(Event::Answered { job: 2, memory: 700 * MB, sick: false }, SECOND);
     assert_eq!(replaced, [Action::Accept(2), Action::Recycled, Action::Kill]);
+}
+
+#[test]
+fn a_worker_whose_device_failed_is_replaced_and_its_job_is_not_taken_for_done() {
+    for draining in [false, true] {
+        let mut worker = ready();
+        worker.step(assign(1), SECOND);
+        if draining {
+            worker.step(Event::Drain, SECOND);
+        }
+        let replaced = worker.step(Event::Answered { job: 1, memory: MB, sick: true }, SECOND);
+        assert_eq!(replaced, [Action::Lose(1), Action::Recycled, Action::Kill]);
+        assert_eq!(worker.phase(), Phase::Dead);
+    }
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -100,7 +117,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::Ready),
         (job.clone(), 0u64..100).prop_map(|(job, at)| Event::Assign { job, deadline: Duration::from_secs(at) }),
-        (job, any::<u64>()).prop_map(|(job, memory)| Event::Answered { job, memory }),
+        (job, any::<u64>(), any::<bool>()).prop_map(|(job, memory, sick)| Event::Answered { job, memory, sick }),
         Just(Event::Drain),
         Just(Event::Died),
         Just(Event::Tick),
