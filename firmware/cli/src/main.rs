@@ -2,6 +2,8 @@
 //!
 //! Every human task has a subcommand here; the daemons have none. Each command prints plain tables, or JSON with
 //! `--json`, and ends with a number that scripts can rely on.
+mod bench;
+mod decoder;
 mod doctor;
 mod failure;
 mod fleet;
@@ -10,8 +12,10 @@ mod keys;
 mod keystore;
 mod money;
 mod push;
+mod signature;
 mod source;
 mod status;
+mod stop;
 mod table;
 mod text;
 mod transcode;
@@ -48,6 +52,7 @@ Examples:
   millrace hw
   millrace transcode clip.ts --profiles 360p,720p -o out/
   millrace gateway push clip.ts --orch https://127.0.0.1:8935 --loop-to 60s --out demo/
+  millrace gateway bench clip.ts --orch https://127.0.0.1:8935 --streams 4 --duration 1m
   millrace status"
 )]
 struct Cli {
@@ -59,6 +64,8 @@ struct Cli {
 enum Command {
     /// Transcode a file on this machine, with no network at all
     Transcode(transcode::Args),
+    /// Write the MPEG-7 video signature of a file, as FFmpeg's filter does
+    Signature(signature::Args),
     /// Use orchestrators as a paying gateway
     #[command(subcommand, arg_required_else_help = true)]
     Gateway(push::Command),
@@ -118,6 +125,7 @@ fn explain(error: &clap::Error) -> ExitCode {
 async fn run(command: Command) -> failure::Result {
     match command {
         Command::Transcode(args) => blocking(move || transcode::run(&args)).await,
+        Command::Signature(args) => blocking(move || signature::run(&args)).await,
         Command::Gateway(command) => push::run(command).await,
         Command::Hw(args) => blocking(move || hw::run(&args)).await,
         Command::Status(args) => status::run(&args).await,
