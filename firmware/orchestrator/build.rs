@@ -1,11 +1,11 @@
-//! Generates the server of `net.Orchestrator` over the messages of `livepeer::wire`.
+//! Generates the servers of `net.Orchestrator` and `net.Transcoder` over the messages of `livepeer::wire`.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     const PROTO: &str = "../livepeer/src/wire/livepeer.proto";
     println!("cargo:rerun-if-changed={PROTO}");
     let mut files = protox::compile([PROTO], ["../livepeer/src/wire"])?;
     for file in &mut files.file {
-        // We serve this one; the others belong to split deployments of the reference client.
-        file.service.retain(|service| service.name() == "Orchestrator");
+        // We serve these; the others belong to split deployments of the reference client.
+        file.service.retain(|service| matches!(service.name(), "Orchestrator" | "Transcoder"));
     }
     tonic_prost_build::configure()
         .build_client(false)

@@ -7,6 +7,7 @@ pub mod address;
 pub mod broker;
 pub mod capability;
 pub mod credentials;
+pub mod multipart;
 pub mod params;
 pub mod price;
 pub mod profile;

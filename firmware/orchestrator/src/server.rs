@@ -28,11 +28,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::{Service as _, ServiceExt};
 
+use crate::info::transcoder_server::TranscoderServer;
 use crate::info::{Service, orchestrator_server::OrchestratorServer};
 use crate::node::Orchestrator;
 use crate::pool::Transcoder;
+use crate::rendition_store::Stored;
 use crate::sign::Signer;
-use crate::{payment, segment};
+use crate::{payment, remote, segment};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -69,13 +71,18 @@ pub fn router<T: Transcoder, B: Broker, S: Signer>(node: &Arc<Orchestrator<T, B,
     let grpc = OrchestratorServer::new(Service(Arc::clone(node)))
         .max_decoding_message_size(GRPC_MESSAGE)
         .max_encoding_message_size(GRPC_MESSAGE);
+    let attaching = TranscoderServer::new(remote::register::Service(Arc::clone(node)))
+        .max_decoding_message_size(GRPC_MESSAGE)
+        .max_encoding_message_size(GRPC_MESSAGE);
     let http = axum::Router::new()
         .route("/segment", post(segment::serve::<T, B, S>))
         .route("/payment", post(payment::serve::<T, B, S>))
+        .route("/transcodeResults", post(remote::results::serve::<T, B, S>))
         .route("/stream/{*path}", get(rendition::<T, B, S>))
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::clone(node));
     tonic::service::Routes::new(grpc)
+        .add_service(attaching)
         .prepare()
         .into_axum_router()
         .merge(http)
@@ -83,12 +90,16 @@ pub fn router<T: Transcoder, B: Broker, S: Signer>(node: &Arc<Orchestrator<T, B,
         .layer(axum::middleware::from_fn(catch_panic))
 }
 
-/// `GET /stream/…`: a rendition, by exactly the path we gave out.
+/// `GET /stream/…`: a rendition, or a segment for a box that transcodes for us, by exactly the path we gave out.
 async fn rendition<T: Transcoder, B: Broker, S: Signer>(
     State(node): State<Arc<Orchestrator<T, B, S>>>,
     request: Request,
 ) -> Response {
-    let Some(stored) = node.renditions.get(request.uri().path()) else {
+    let path = request.uri().path();
+    let input = || {
+        node.remotes.input(path).map(|media| Stored { media, media_type: "application/octet-stream", signature: None })
+    };
+    let Some(stored) = node.renditions.get(path).or_else(input) else {
         return not_found();
     };
     let length = HeaderValue::from(stored.media.len());

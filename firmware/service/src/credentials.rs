@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use rand::RngCore;
 use zeroize::Zeroizing;
 
+/// Most bytes read of a secret made elsewhere.
+const MAX_GIVEN: u64 = 4096;
+
 /// Secret bytes, wiped when dropped, never shown.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
@@ -87,6 +90,31 @@ pub fn secret_file(dir: &Path, name: &str, length: usize) -> Result<Secret, Cred
         return Err(CredentialError::Length { path: path.to_owned(), found: bytes.len(), expected: length });
     }
     Ok(Secret::new(bytes))
+}
+
+/// A secret made elsewhere: the systemd credential of this name when there is one, else this file, if any. A line break
+/// at its end is not part of it.
+///
+/// # Errors
+/// [`CredentialError`] when the file cannot be read, is open to others, or is empty.
+pub fn given_secret(name: &str, file: Option<&Path>) -> Result<Option<Secret>, CredentialError> {
+    let given =
+        std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(name)).filter(|path| path.exists());
+    let Some(path) = given.as_deref().or(file) else { return Ok(None) };
+    let fault = |source| CredentialError::Io { path: path.to_owned(), source };
+    let mut opened = std::fs::File::open(path).map_err(fault)?;
+    if given.is_none() && opened.metadata().map_err(fault)?.permissions().mode() & 0o077 != 0 {
+        return Err(CredentialError::Exposed { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::by_ref(&mut opened).take(MAX_GIVEN).read_to_end(&mut bytes).map_err(fault)?;
+    while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return Err(CredentialError::Length { path: path.to_owned(), found: 0, expected: 32 });
+    }
+    Ok(Some(Secret::new(bytes)))
 }
 
 fn create(dir: &Path, path: &Path, length: usize) -> std::io::Result<()> {

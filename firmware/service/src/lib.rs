@@ -12,7 +12,7 @@ mod restart;
 mod shutdown;
 pub mod status;
 
-pub use credentials::{CredentialError, Secret, secret_file};
+pub use credentials::{CredentialError, Secret, given_secret, secret_file};
 pub use crypto::init_crypto;
 pub use exit::{Exit, ExitReason};
 pub use journal::init_journal;
