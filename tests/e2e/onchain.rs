@@ -132,6 +132,8 @@ impl Chained {
             chain: None,
             limits: OfferLimits::default(),
             verify: true,
+            webhook: None,
+            decoder: None,
         }))
     }
 

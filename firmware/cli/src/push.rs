@@ -1,10 +1,15 @@
 //! `millrace gateway`: the box from the payer's side.
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use gateway::{Gateway, GatewayConfig, Offer, OfferLimits, Pace, PushError, PushOptions, PushReport, SegmentReport};
+use futures_util::stream::{self, Stream};
+use gateway::{
+    Fed, Gateway, GatewayConfig, IngestError, IngestOptions, Listen, Offer, OfferLimits, Pace, Protocol, PushError,
+    PushOptions, PushReport, SegmentReport, Webhook,
+};
 use http::Uri;
 use livepeer::price::PricePerPixel;
 use livepeer::profile::{Profile, preset};
@@ -12,8 +17,9 @@ use livepeer::units::Wei;
 use mpegts::segment::{self, Looper, Segment};
 use serde::Serialize;
 
+use crate::decoder::Jailed;
 use crate::failure::{self, Code, Failure, Outcome};
-use crate::{keys, source, table, text};
+use crate::{bench, keys, source, stop, table, text};
 
 /// Longest segment an orchestrator takes.
 const LONGEST_SEGMENT: Duration = Duration::from_secs(300);
@@ -21,17 +27,23 @@ const LONGEST_SEGMENT: Duration = Duration::from_secs(300);
 /// Use orchestrators as a paying gateway.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Send a clip as a stream, pay for it, and write the renditions as an HLS ladder
+    /// Send a clip or a live source as a stream, pay for it, and write the renditions as an HLS ladder
     Push(Box<PushArgs>),
+    /// Measure orchestrators: streams at once, score, latency, what is lost
+    Bench(Box<bench::BenchArgs>),
     /// Ask orchestrators for their offers, without using them
     Ask(AskArgs),
 }
 
 #[derive(Debug, ClapArgs)]
-struct Peers {
-    /// An orchestrator's service URI; may be given several times
-    #[arg(long = "orch", value_name = "URI", required = true, value_parser = service_uri)]
+pub(crate) struct Peers {
+    /// An orchestrator's service URI; may be given several times, or several with commas
+    #[arg(long = "orch", visible_alias = "orchestrator", value_name = "URI", value_delimiter = ',',
+          required_unless_present = "webhook", value_parser = service_uri)]
     orchestrators: Vec<Uri>,
+    /// URL of a list of orchestrators, JSON as stock gateways read it: [{"address": "https://HOST:8935"}]
+    #[arg(long, value_name = "URL", value_parser = service_uri)]
+    webhook: Option<Uri>,
     /// Key file of the paying account, made by `millrace keys new`. Without a key the gateway is off-chain
     #[arg(long, value_name = "FILE", conflicts_with = "keystore")]
     key_file: Option<PathBuf>,
@@ -53,18 +65,30 @@ struct Peers {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "The clip is cut at key frames. DIR/in holds the segments as sent, DIR/out/master.m3u8 plays the result,
-also while it is written. A real-time ratio is segment duration / (start of upload to end of result).
+#[command(after_help = "INPUT is a file, or an address at which this program waits for one live stream:
+  rtmp://HOST[:1935][/APP/KEY]  H.264 or HEVC and AAC from an encoder; with APP/KEY nothing else is taken
+  srt://HOST[:9710]             MPEG-TS from one caller
+  http://HOST[:9935]            segments by PUT or POST to /live/NAME/NUMBER.ts, as stock gateways take them; a pusher
+                                that accepts multipart/mixed gets the renditions in the answer
+A live stream ends with its connection, when it is silent for --idle, or with Ctrl-C: then the segments on their way
+are waited for and the playlists are closed. A second Ctrl-C does not wait.
+
+Video is cut at key frames. DIR/in holds the segments as sent, DIR/out/master.m3u8 plays the result, also while it is
+written. A real-time ratio is segment duration / (start of upload to end of result).
+
+Each segment is tried up to three times, with another orchestrator after a failure. With --verify a jailed worker
+decodes every rendition: pixels as reported, pictures and sound of the source. Who claimed otherwise is avoided
+from then on, and the exit code is 1.
 
 Examples:
   millrace gateway push clip.ts --orch https://127.0.0.1:8935
-  millrace gateway push clip.ts --orch https://a:8935 --orch https://b:8935 --profiles 360p,720p --pace max
-  millrace gateway push clip.ts --orch https://a:8935 --key-file gateway.key --max-price 1200 --loop-to 60s"
-)]
+  millrace gateway push clip.ts --orch https://a:8935,https://b:8935 --profiles 360p,720p --pace max
+  millrace gateway push clip.ts --orch https://a:8935 --key-file gateway.key --max-price 1200 --loop-to 60s --verify
+  millrace gateway push rtmp://127.0.0.1/live/key --webhook https://lists.example/orchestrators --window 10
+  ffmpeg -re -i clip.mp4 -c copy -f flv rtmp://127.0.0.1/live/key")]
 pub(crate) struct PushArgs {
-    /// The clip: MPEG-TS with H.264 or HEVC video
-    input: PathBuf,
+    /// The clip (MPEG-TS with H.264 or HEVC video), or rtmp://, srt:// or http:// HOST:PORT to listen on
+    input: String,
     #[command(flatten)]
     peers: Peers,
     /// Renditions wanted: 144p 240p 360p 480p 576p 720p 1080p, or network names such as P720p30fps16x9
@@ -80,12 +104,27 @@ pub(crate) struct PushArgs {
     /// Directory for in/ and out/
     #[arg(long, value_name = "DIR", default_value = "millrace-push")]
     out: PathBuf,
+    /// Keep so many segments in the playlists, and twice as many on disk. Default: all of them
+    #[arg(long, value_name = "SEGMENTS")]
+    window: Option<NonZeroUsize>,
+    /// A live source that is silent for so long has ended
+    #[arg(long, value_parser = text::duration, value_name = "TIME", default_value = "30s")]
+    idle: Duration,
+    /// How long SRT waits for lost packets to come again
+    #[arg(long, value_parser = text::duration, value_name = "TIME", default_value = "200ms")]
+    latency: Duration,
     /// Send as a live source would, or as fast as segments come back
     #[arg(long, value_enum, default_value_t = PaceArg::Realtime)]
     pace: PaceArg,
-    /// Believe the pixel counts that are reported
+    /// Decode every rendition in a jailed worker and hold it against the source and against what was reported
+    #[arg(long, conflicts_with = "no_verify")]
+    verify: bool,
+    /// Believe the pixel counts that are reported; otherwise pictures are counted without decoding them
     #[arg(long)]
     no_verify: bool,
+    /// The worker program for --verify. Default: millrace-worker beside this program, or in PATH
+    #[arg(long, value_name = "PATH", env = "MILLRACE_WORKER")]
+    worker: Option<PathBuf>,
     /// Print the report as JSON on standard output; progress goes to standard error
     #[arg(long)]
     json: bool,
@@ -112,15 +151,19 @@ enum PaceArg {
 pub(crate) async fn run(command: Command) -> failure::Result {
     match command {
         Command::Push(args) => push(*args).await,
+        Command::Bench(args) => bench::run(*args).await,
         Command::Ask(args) => ask(&args).await,
     }
 }
 
 impl Peers {
-    fn gateway(&self, verify: bool) -> failure::Result<Arc<Gateway>> {
+    /// The gateway these arguments describe.
+    pub(crate) fn config(&self, verify: bool) -> failure::Result<GatewayConfig> {
         let signer = keys::signer(self.key_file.as_deref(), self.keystore.as_deref(), self.password_file.as_deref())?;
-        Ok(Arc::new(Gateway::new(GatewayConfig {
+        let webhook = self.webhook.clone().map(Webhook::new).transpose();
+        Ok(GatewayConfig {
             orchestrators: self.orchestrators.clone(),
+            webhook: webhook.map_err(|error| Failure::from_error(Code::Unavailable, &error))?.map(Arc::new),
             signer,
             chain: None,
             limits: OfferLimits {
@@ -129,7 +172,8 @@ impl Peers {
                 max_segment_value: self.max_segment_ev,
             },
             verify,
-        })))
+            decoder: None,
+        })
     }
 }
 
@@ -137,40 +181,82 @@ async fn push(args: PushArgs) -> failure::Result {
     if args.segment > LONGEST_SEGMENT {
         return Err(Failure::new(Code::Usage, "a segment may be at most 300 s long"));
     }
-    let gateway = args.peers.gateway(!args.no_verify)?;
-    let path = args.input.clone();
-    let (target, loop_to) = (args.segment, args.loop_to);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&path, target, loop_to)).await;
-    let (input, segments) =
-        prepared.unwrap_or_else(|error| Err(Failure::new(Code::Software, format!("cutting broke: {error}"))))?;
-    let options = PushOptions {
-        profiles: args.profiles.clone(),
-        input,
-        dir: args.out.clone(),
-        pace: match args.pace {
-            PaceArg::Realtime => Pace::RealTime,
-            PaceArg::Max => Pace::Max,
-        },
-    };
+    let mut config = args.peers.config(!args.no_verify)?;
+    if args.verify {
+        config.decoder = Some(Arc::new(Jailed::start(args.worker.clone()).await?));
+    }
+    let (stop, wanted) = stop::on_ctrl_c();
+    match Listen::parse(&args.input) {
+        Some(listen) => {
+            let listen = listen.map_err(|error| Failure::from_error(Code::Usage, &error))?;
+            let scheme = match listen.protocol() {
+                Protocol::Rtmp => "rtmp",
+                Protocol::Srt => "srt",
+                Protocol::Http => "http",
+            };
+            if args.loop_to.is_some() {
+                return Err(Failure::new(Code::Usage, "--loop-to is for a file: a live stream is not repeated"));
+            }
+            let options = IngestOptions { segment: args.segment, idle: args.idle, latency: args.latency };
+            let unavailable = |error: IngestError| Failure::from_error(Code::Unavailable, &error);
+            let ingest = listen.open(&options).await.map_err(unavailable)?;
+            eprintln!("waiting for a stream at {scheme}://{}", ingest.local());
+            let started = tokio::select! {
+                started = ingest.start() => started.map_err(unavailable)?,
+                () = wanted => return Err(Failure::new(Code::NoInput, "stopped before a stream came")),
+            };
+            // The source gives the pace.
+            send(&args, config, started.0, started.1, Pace::Max, stop).await
+        }
+        None => {
+            let (path, target, loop_to) = (PathBuf::from(&args.input), args.segment, args.loop_to);
+            let prepared = tokio::task::spawn_blocking(move || prepare(&path, target, loop_to)).await;
+            let (input, segments) = prepared
+                .unwrap_or_else(|error| Err(Failure::new(Code::Software, format!("cutting broke: {error}"))))?;
+            let pace = match args.pace {
+                PaceArg::Realtime => Pace::RealTime,
+                PaceArg::Max => Pace::Max,
+            };
+            let segments = stream::iter(segments.map(|segment| Ok(Fed::from(segment))));
+            send(&args, config, input, segments, pace, stop).await
+        }
+    }
+}
+
+async fn send(
+    args: &PushArgs,
+    config: GatewayConfig,
+    input: mpegts::VideoCodec,
+    segments: impl Stream<Item = Result<Fed, IngestError>> + Send,
+    pace: Pace,
+    stop: impl Future<Output = ()> + Send,
+) -> failure::Result {
+    let options =
+        PushOptions { profiles: args.profiles.clone(), input, dir: args.out.clone(), pace, window: args.window };
     let json = args.json;
     let mut progress = |segment: &SegmentReport| {
         let line = describe(segment);
         if json { eprintln!("{line}") } else { println!("{line}") }
     };
-    let report = gateway::push(gateway, segments, &options, &mut progress).await.map_err(|error| explain(&error))?;
+    let gateway = Arc::new(Gateway::new(config));
+    let report = gateway::push(gateway, segments, &options, stop, &mut progress).await;
+    let report = report.map_err(|error| explain(&error))?;
     if args.json {
         table::json(&report)?;
     } else {
-        print(&report, &args);
+        print(&report, args);
     }
-    Ok(if report.failed == 0 { Outcome::Done } else { Outcome::Partly })
+    for claim in report.each.iter().flat_map(|segment| &segment.false_claims) {
+        eprintln!("millrace: {} made a false claim: {}", claim.service_uri, claim.claim);
+    }
+    Ok(if report.failed == 0 && report.false_claims == 0 { Outcome::Done } else { Outcome::Partly })
 }
 
-type Segments = Box<dyn Iterator<Item = Segment> + Send>;
+pub(crate) type Segments = Box<dyn Iterator<Item = Segment> + Send>;
 
 /// Reads and cuts the clip.
 fn prepare(
-    path: &std::path::Path,
+    path: &Path,
     target: Duration,
     loop_to: Option<Duration>,
 ) -> failure::Result<(mpegts::VideoCodec, Segments)> {
@@ -210,6 +296,7 @@ fn explain(error: &PushError) -> Failure {
             Failure::from_error(Code::Usage, error)
         }
         PushError::Ladder(_) => Failure::from_error(Code::CannotCreate, error),
+        PushError::Source(_) => Failure::from_error(Code::Data, error),
         PushError::Discovery(_) | PushError::Hopeless { .. } => Failure::from_error(Code::Unavailable, error).advise(
             "`millrace gateway ask --orch URI` shows what an orchestrator offers; on its box, `millrace status`",
         ),
@@ -221,9 +308,10 @@ fn describe(segment: &SegmentReport) -> String {
     match (&segment.error, segment.round_trip_ms, segment.realtime_ratio) {
         (None, Some(trip), Some(ratio)) => {
             let retried = if segment.attempts > 1 { format!("  attempt {}", segment.attempts) } else { String::new() };
+            let verified = if segment.verified { "  verified" } else { "" };
             let tickets = if segment.tickets > 0 { format!("  {} tickets", segment.tickets) } else { String::new() };
             format!(
-                "{number}  back in {:>7}  {ratio:>5.1} x real time  {} renditions{tickets}{retried}",
+                "{number}  back in {:>7}  {ratio:>5.1} x real time  {} renditions{verified}{tickets}{retried}",
                 text::seconds(trip),
                 segment.rendition_bytes.len()
             )
@@ -250,6 +338,14 @@ fn print(report: &PushReport, args: &PushArgs) {
     table::facts(&[
         ("segments", format!("{} sent, {} lost, {} retried", report.segments, report.failed, report.retries)),
         ("renditions", report.renditions.to_string()),
+        (
+            "verified",
+            if args.verify {
+                format!("{} segments, {} false claims", report.verified, report.false_claims)
+            } else {
+                String::new()
+            },
+        ),
         ("content", text::seconds(report.duration_ms)),
         ("time", text::seconds(report.took_ms)),
         (
@@ -284,7 +380,7 @@ struct OfferReport {
 }
 
 async fn ask(args: &AskArgs) -> failure::Result {
-    let gateway = args.peers.gateway(true)?;
+    let gateway = Gateway::new(args.peers.config(true)?);
     let plain: Vec<Profile> = preset("720p").into_iter().collect();
     let found = gateway.discover(&gateway::needs(mpegts::VideoCodec::H264, &plain)).await;
     let found = found.map_err(|error| {

@@ -16,11 +16,13 @@ use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use crate::chain_view::{ChainSnapshot, ChainView};
+use crate::decoder::Decoder;
 use crate::http::Http;
 use crate::needs;
 use crate::offer::{self, Offer, OfferError, OfferLimits};
 use crate::rpc::{self, RpcError};
 use crate::signer::{SignerError, TicketSigner};
+use crate::webhook::Webhook;
 
 /// Offers are collected for at least this long; the window doubles while nothing was found.
 const FIRST_WINDOW: Duration = Duration::from_millis(500);
@@ -34,6 +36,8 @@ const REFRESH: Duration = Duration::from_millis(2500);
 pub struct GatewayConfig {
     /// Service URIs to ask, `https://host:port`.
     pub orchestrators: Vec<Uri>,
+    /// Who names further ones.
+    pub webhook: Option<Arc<Webhook>>,
     /// Who signs; without one the gateway is off-chain and pays nothing.
     pub signer: Option<Arc<dyn TicketSigner>>,
     /// Who watches the chain for us, if anybody.
@@ -42,6 +46,8 @@ pub struct GatewayConfig {
     pub limits: OfferLimits,
     /// Count the pixels of what comes back and compare.
     pub verify: bool,
+    /// Who decodes what comes back, so that it can be held against the source; nobody does when absent.
+    pub decoder: Option<Arc<dyn Decoder>>,
 }
 
 /// A gateway.
@@ -133,12 +139,27 @@ impl Gateway {
         self.config.chain.as_ref().and_then(|chain| chain.snapshot())
     }
 
+    /// How many orchestrators are known, by name or as last told by the webhook.
+    pub(crate) fn known(&self) -> usize {
+        self.config.orchestrators.len() + self.config.webhook.as_ref().map_or(0, |webhook| webhook.known())
+    }
+
+    pub(crate) async fn candidates(&self) -> Vec<Uri> {
+        let mut uris = self.config.orchestrators.clone();
+        if let Some(webhook) = &self.config.webhook {
+            uris.extend(webhook.list().await);
+            uris.sort_by_cached_key(Uri::to_string);
+            uris.dedup();
+        }
+        uris
+    }
+
     /// Asks every known orchestrator and returns the useful offers, fastest first, with the URI that was asked.
     ///
     /// # Errors
     /// [`DiscoveryError`] with a reason for each when there is no useful offer within six seconds.
     pub async fn discover(&self, needed: &CapabilitySet) -> Result<Vec<(Uri, Offer)>, DiscoveryError> {
-        let mut uris = self.config.orchestrators.clone();
+        let mut uris = self.candidates().await;
         uris.shuffle(&mut rand::rngs::OsRng);
         let ask = |uri: Uri| async move {
             let answer = self.ask(&uri, needed, LAST_WINDOW).await;

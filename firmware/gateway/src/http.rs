@@ -144,6 +144,21 @@ impl Http {
         tokio::time::timeout(all_due, exchange).await.map_err(|_| HttpError::Timeout(all_due))?
     }
 
+    /// Fetches something small into memory.
+    pub(crate) async fn fetch_small(&self, uri: Uri) -> Result<Bytes, HttpError> {
+        let fetch = async {
+            let host = host(&uri);
+            let request = Request::builder().uri(uri).body(Full::default())?;
+            let response = self.0.request(request).await.map_err(|error| unanswered(&host, error))?;
+            if response.status() != StatusCode::OK {
+                return Err(HttpError::Status(response.status()));
+            }
+            let body = Limited::new(response.into_body(), MAX_RESULT).collect().await;
+            body.map(http_body_util::Collected::to_bytes).map_err(|source| HttpError::Broken { host, source })
+        };
+        tokio::time::timeout(DOWNLOAD, fetch).await.map_err(|_| HttpError::Timeout(DOWNLOAD))?
+    }
+
     /// Fetches a rendition into a file, hashing what passes. A file that did not arrive whole is removed.
     pub(crate) async fn download(&self, uri: Uri, path: &Path) -> Result<Downloaded, HttpError> {
         let fetch = async {

@@ -5,10 +5,13 @@
 //! network depends on it, and holds no key: whoever uses it brings a [`TicketSigner`].
 #![forbid(unsafe_code)]
 
+mod bench;
 mod chain_view;
+mod decoder;
 mod exact;
 mod gateway;
 mod http;
+mod ingest;
 mod inspect;
 mod ladder;
 mod needs;
@@ -18,20 +21,27 @@ mod push;
 mod report;
 mod rpc;
 mod session;
+mod sessions;
 mod signer;
-mod stream;
 mod tls;
+mod verify;
+mod webhook;
 
+pub use bench::{BenchError, BenchOptions, BenchReport, Clip, StreamFailure, bench};
 pub use chain_view::{ChainSnapshot, ChainView};
+pub use decoder::{DecodeError, Decoded, Decoder, Decoding};
 pub use gateway::{DiscoveryError, Gateway, GatewayConfig, Refusal, Totals};
 pub use http::HttpError;
+pub use ingest::{Fed, Ingest, IngestError, IngestOptions, Listen, Protocol, Reply};
 pub use inspect::{Inspected, inspect};
 pub use ladder::LadderError;
 pub use needs::needs;
 pub use offer::{Offer, OfferError, OfferLimits, Terms};
 pub use purse::{Purse, PurseError, Reserved, estimate_pixels};
 pub use push::{Pace, PushError, PushOptions, push};
-pub use report::{OrchestratorReport, PushReport, SegmentReport};
+pub use report::{FalseClaim, OrchestratorReport, PushReport, SegmentReport};
 pub use rpc::RpcError;
 pub use session::{RenditionFile, Session, SessionError, Transcoded, Upload};
 pub use signer::{SignerError, TicketSigner};
+pub use verify::VerifyError;
+pub use webhook::{Webhook, WebhookError};

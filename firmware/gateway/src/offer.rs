@@ -16,6 +16,9 @@ use crate::needs;
 /// A price may grow to this many times the session's first one.
 const PRICE_GROWTH: u128 = 2;
 
+/// The ability to make perceptual hashes.
+const PERCEPTUAL_HASH: u32 = 14;
+
 /// What an orchestrator wants to be paid, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -44,6 +47,8 @@ pub struct Offer {
     pub auth_token: AuthToken,
     /// How it is paid; absent off-chain.
     pub terms: Option<Terms>,
+    /// Does it make perceptual hashes of its renditions?
+    pub hashes: bool,
 }
 
 /// Bounds a gateway sets on offers.
@@ -156,7 +161,15 @@ pub(crate) fn read(
     let terms = if pays { Some(read_terms(info, chain)?) } else { None };
     let named = Address::from_bytes(&info.address).filter(|address| !address.is_null());
     let recipient = terms.as_ref().map_or(Address::NULL, |terms| terms.params.recipient);
-    Ok(Offer { service_uri, signer: named.unwrap_or(recipient), auth_token: wire::auth_token_from_wire(token), terms })
+    let offered = info.capabilities.as_ref().map(|offered| CapabilitySet::from_bitstring(&offered.bitstring));
+    let hashes = offered.is_some_and(|offered| offered.iter().any(|number| number == PERCEPTUAL_HASH));
+    Ok(Offer {
+        service_uri,
+        signer: named.unwrap_or(recipient),
+        auth_token: wire::auth_token_from_wire(token),
+        terms,
+        hashes,
+    })
 }
 
 fn read_terms(info: &net::OrchestratorInfo, chain: Option<&ChainSnapshot>) -> Result<Terms, OfferError> {

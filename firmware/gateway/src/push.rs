@@ -2,28 +2,33 @@
 //!
 //! Segments go out in order, at the pace of a live source or as fast as they come back, few at a time. Each is
 //! tried up to three times, with another orchestrator after each failure; what cannot be had is left out of the
-//! ladder and reported.
+//! ladder and reported. Told to stop, it takes no more segments, waits for those on their way and ends the ladder.
+use std::future::Future;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesOrdered, StreamExt};
+use futures_util::stream::{FuturesOrdered, Stream, StreamExt};
 use livepeer::address::keccak256;
 use livepeer::profile::{Container, Profile};
-use mpegts::segment::Segment;
 use rand::RngCore;
 use tokio::time::Instant;
 
 use crate::gateway::{DiscoveryError, Gateway};
+use crate::ingest::{Fed, IngestError, Reply};
 use crate::ladder::{Ladder, LadderError, file_name};
 use crate::needs::needs;
-use crate::report::{OrchestratorReport, PushReport, SegmentReport, millis};
+use crate::report::{FalseClaim, OrchestratorReport, PushReport, SegmentReport, millis};
 use crate::session::{Session, SessionError, Transcoded, Upload};
-use crate::stream::Stream;
+use crate::sessions::Sessions;
 
 /// Segments on their way at once while they come back in real time: one is transcoded while the next is uploaded.
 /// When they do not, one at a time: more would wait behind it until their deadlines pass.
 const IN_FLIGHT: usize = 2;
+/// Rounds of discovery for which an orchestrator is avoided after a false claim.
+const FALSE_CLAIM: u32 = 10;
 /// How often a segment is tried.
 const ATTEMPTS: u32 = 3;
 /// So many failed segments in a row end the push.
@@ -49,6 +54,8 @@ pub struct PushOptions {
     pub dir: PathBuf,
     /// When segments are sent.
     pub pace: Pace,
+    /// Segments kept on disk and in the playlists; all of them when absent.
+    pub window: Option<NonZeroUsize>,
 }
 
 /// Why a push ended early, or never began.
@@ -69,6 +76,9 @@ pub enum PushError {
     /// Nobody takes the stream.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
+    /// The source failed; what it gave before is in the ladder.
+    #[error("the source failed")]
+    Source(#[from] IngestError),
     /// Too many segments in a row were lost.
     #[error("{HOPELESS} segments in a row were lost, the last one because: {last}")]
     Hopeless {
@@ -77,34 +87,37 @@ pub enum PushError {
     },
 }
 
-/// Pushes segments until there are no more, telling `progress` of each in order.
+/// Pushes segments until there are no more or `stop` is ready, telling `progress` of each in order.
 ///
 /// # Errors
 /// [`PushError`] when it cannot begin or go on; single lost segments are in the report instead.
 pub async fn push(
     gateway: Arc<Gateway>,
-    segments: impl Iterator<Item = Segment> + Send,
+    segments: impl Stream<Item = Result<Fed, IngestError>> + Send,
     options: &PushOptions,
+    stop: impl Future<Output = ()> + Send,
     progress: &mut (dyn FnMut(&SegmentReport) + Send),
 ) -> Result<PushReport, PushError> {
     check(&options.profiles)?;
     let profiles: Arc<[Profile]> = options.profiles.clone().into();
     let needed = needs(options.input, &profiles);
-    let stream = Stream::new(Arc::clone(&gateway), random_id(), profiles, needed);
+    let sessions = Sessions::new(Arc::clone(&gateway), random_id(), profiles, needed);
     // Nothing is written before somebody takes the stream.
-    stream.pick().await?;
+    sessions.pick(Duration::ZERO).await?;
     let mut run = Run {
-        ladder: Ladder::create(&options.dir, &options.profiles)?,
+        ladder: Ladder::create(&options.dir, &options.profiles, options.window)?,
         report: PushReport::default(),
         lost_in_a_row: 0,
         keeps_up: false,
         progress,
     };
     let begun = Instant::now();
-    let ended = run.all(&stream, segments, options.pace, begun).await;
-    stream.end().await;
+    let ended = run.all(&sessions, segments, options, stop, begun).await;
+    sessions.end().await;
+    // A ladder that will not grow any more says so, however it came to that.
+    let finished = run.ladder.finish();
     ended?;
-    run.ladder.finish()?;
+    finished?;
     run.report.finish(begun.elapsed());
     let totals = gateway.totals();
     run.report.tickets_sent = totals.tickets;
@@ -139,49 +152,63 @@ struct Run<'a> {
 
 /// A segment that is over.
 struct Finished {
+    reply: Option<Reply>,
     seq: u64,
     bytes: u64,
     duration: Duration,
     attempts: u32,
     session: Option<Arc<Session>>,
     outcome: Result<Transcoded, String>,
+    caught: Vec<FalseClaim>,
 }
 
 impl Run<'_> {
     async fn all(
         &mut self,
-        stream: &Stream,
-        segments: impl Iterator<Item = Segment> + Send,
-        pace: Pace,
+        sessions: &Sessions,
+        segments: impl Stream<Item = Result<Fed, IngestError>> + Send,
+        options: &PushOptions,
+        stop: impl Future<Output = ()> + Send,
         begun: Instant,
     ) -> Result<(), PushError> {
+        let (mut segments, mut stop) = (pin!(segments), pin!(stop));
         let mut in_flight = FuturesOrdered::new();
-        let mut due = begun;
-        for (seq, segment) in (0u64..).zip(segments) {
-            while in_flight.len() >= if self.keeps_up { IN_FLIGHT } else { 1 } {
-                self.take(in_flight.next().await)?;
+        // The next segment, which waits for its time and for room.
+        let mut held: Option<Fed> = None;
+        let (mut due, mut seq, mut over) = (begun, 0u64, Ok(true));
+        loop {
+            let room = in_flight.len() < if self.keeps_up { IN_FLIGHT } else { 1 };
+            let goes_on = matches!(over, Ok(true));
+            if in_flight.is_empty() && held.is_none() && !goes_on {
+                return over.map(drop);
             }
-            loop {
-                tokio::select! {
-                    // Both arms are cancel safe: a sleep, and the next of futures that stay in the collection.
-                    biased;
-                    finished = in_flight.next(), if !in_flight.is_empty() => self.take(finished)?,
-                    () = tokio::time::sleep_until(due) => break,
+            tokio::select! {
+                // All arms are cancel safe: the next of futures that stay in the collection, the next of a stream,
+                // a sleep, and the stop, which is looked at again.
+                biased;
+                finished = in_flight.next(), if !in_flight.is_empty() => self.take(finished)?,
+                () = &mut stop, if goes_on => {
+                    over = Ok(false);
+                    held = None;
                 }
+                () = tokio::time::sleep_until(due), if held.is_some() && room => {
+                    let Some(fed) = held.take() else { continue };
+                    if options.pace == Pace::RealTime {
+                        due += Duration::from_millis(fed.segment.duration_ms);
+                    }
+                    let source = self.ladder.source(seq);
+                    let written = tokio::fs::write(&source, &fed.segment.bytes).await;
+                    written.map_err(|error| LadderError { path: source, source: error })?;
+                    in_flight.push_back(one(sessions, seq, fed, self.ladder.targets(seq)));
+                    seq += 1;
+                }
+                next = segments.next(), if held.is_none() && goes_on => match next {
+                    Some(Ok(fed)) => held = Some(fed),
+                    Some(Err(error)) => over = Err(error.into()),
+                    None => over = Ok(false),
+                },
             }
-            let duration = Duration::from_millis(segment.duration_ms);
-            if pace == Pace::RealTime {
-                due += duration;
-            }
-            let source = self.ladder.source(seq);
-            let written = tokio::fs::write(&source, &segment.bytes).await;
-            written.map_err(|error| LadderError { path: source, source: error })?;
-            in_flight.push_back(one(stream, seq, segment, self.ladder.targets(seq)));
         }
-        while !in_flight.is_empty() {
-            self.take(in_flight.next().await)?;
-        }
-        Ok(())
     }
 
     fn take(&mut self, finished: Option<Finished>) -> Result<(), PushError> {
@@ -190,13 +217,18 @@ impl Run<'_> {
         self.keeps_up = segment.realtime_ratio.is_some_and(|ratio| ratio >= 1.0);
         (self.progress)(&segment);
         self.report.add(segment);
+        if let Some(reply) = finished.reply {
+            let renditions = finished.outcome.as_ref().map(|done| self.ladder.named(&done.renditions));
+            // A pusher that went away asks no more.
+            let _ = reply.send(renditions.map_err(Clone::clone));
+        }
         match finished.outcome {
             Ok(done) => {
                 self.lost_in_a_row = 0;
                 Ok(self.ladder.add(finished.seq, millis(finished.duration), &done.renditions)?)
             }
             Err(last) => {
-                self.ladder.skip();
+                self.ladder.skip(finished.seq);
                 self.lost_in_a_row += 1;
                 if self.lost_in_a_row >= HOPELESS { Err(PushError::Hopeless { last }) } else { Ok(()) }
             }
@@ -219,6 +251,8 @@ impl Run<'_> {
             pixels: done.map_or_else(Default::default, |done| done.pixels),
             rendition_bytes: done.map(|done| done.renditions.iter().map(|r| r.bytes).collect()).unwrap_or_default(),
             tickets: done.map_or(0, |done| done.tickets),
+            verified: done.is_some_and(|done| done.verified),
+            false_claims: finished.caught.clone(),
             error: finished.outcome.as_ref().err().cloned(),
         }
     }
@@ -242,16 +276,26 @@ impl Run<'_> {
 }
 
 /// Sends one segment until it comes back or all attempts are used.
-async fn one(stream: &Stream, seq: u64, segment: Segment, targets: Vec<PathBuf>) -> Finished {
+async fn one(sessions: &Sessions, seq: u64, fed: Fed, targets: Vec<PathBuf>) -> Finished {
+    let Fed { segment, reply } = fed;
     let duration = Duration::from_millis(segment.duration_ms);
     let bytes = u64::try_from(segment.bytes.len()).unwrap_or(u64::MAX);
     let hash = keccak256(&segment.bytes);
     let work =
         Upload { seq: i64::try_from(seq).unwrap_or(i64::MAX), bytes: segment.bytes.into(), hash, duration, targets };
-    let mut over = Finished { seq, bytes, duration, attempts: 0, session: None, outcome: Err(String::new()) };
+    let mut over = Finished {
+        reply,
+        seq,
+        bytes,
+        duration,
+        attempts: 0,
+        session: None,
+        outcome: Err(String::new()),
+        caught: Vec::new(),
+    };
     while over.attempts < ATTEMPTS {
         over.attempts += 1;
-        let session = match stream.pick().await {
+        let session = match sessions.pick(duration).await {
             Ok(session) => session,
             Err(error) => {
                 over.outcome = Err(error.to_string());
@@ -271,14 +315,20 @@ async fn one(stream: &Stream, seq: u64, segment: Segment, targets: Vec<PathBuf>)
                     return over;
                 }
                 tracing::warn!(seq, %orchestrator, error = with_causes(&error), "segment was not returned");
-                stream.suspend(&session).await;
+                let rounds = if error.is_a_false_claim() {
+                    over.caught.push(FalseClaim { service_uri: orchestrator.to_string(), claim: with_causes(&error) });
+                    FALSE_CLAIM
+                } else {
+                    1
+                };
+                sessions.suspend(&session, rounds).await;
             }
         }
     }
     over
 }
 
-fn with_causes(error: &SessionError) -> String {
+pub(crate) fn with_causes(error: &SessionError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -27,8 +27,21 @@ pub struct SegmentReport {
     pub rendition_bytes: Vec<u64>,
     /// Tickets sent with it.
     pub tickets: u32,
+    /// Its renditions were decoded and held against the source.
+    pub verified: bool,
+    /// Claims about it that turned out false, on the way to what became of it.
+    pub false_claims: Vec<FalseClaim>,
     /// Why it failed, if it did.
     pub error: Option<String>,
+}
+
+/// An orchestrator said what is not so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FalseClaim {
+    /// Which one; it is avoided from then on.
+    pub service_uri: String,
+    /// What was found.
+    pub claim: String,
 }
 
 /// An orchestrator that was used.
@@ -59,6 +72,10 @@ pub struct PushReport {
     pub failed: u64,
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Segments whose renditions were decoded and held against the source.
+    pub verified: u64,
+    /// Claims that turned out false; who made one is avoided from then on.
+    pub false_claims: u64,
     /// Rendition files written.
     pub renditions: u64,
     /// Length of what was sent.
@@ -90,6 +107,8 @@ impl PushReport {
         self.segments += 1;
         self.failed += u64::from(segment.error.is_some());
         self.retries += u64::from(segment.attempts.saturating_sub(1));
+        self.verified += u64::from(segment.verified);
+        self.false_claims += u64::try_from(segment.false_claims.len()).unwrap_or(u64::MAX);
         self.renditions += u64::try_from(segment.rendition_bytes.len()).unwrap_or(u64::MAX);
         self.duration_ms = self.duration_ms.saturating_add(segment.duration_ms);
         self.pixels = Pixels(self.pixels.0.saturating_add(segment.pixels.0));
@@ -110,7 +129,7 @@ impl PushReport {
 }
 
 /// The smallest member that so many per cent do not exceed (nearest rank), in sorting order.
-fn percentile<T: Copy>(sorted: &[T], per_cent: usize) -> Option<T> {
+pub(crate) fn percentile<T: Copy>(sorted: &[T], per_cent: usize) -> Option<T> {
     let rank = (sorted.len() * per_cent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
 }
@@ -135,6 +154,8 @@ mod tests {
             pixels: Pixels(5),
             rendition_bytes: vec![1, 2],
             tickets: 0,
+            verified: false,
+            false_claims: Vec::new(),
             error: None,
         }
     }

@@ -22,15 +22,17 @@ use livepeer::signature::Signature;
 use livepeer::units::Pixels;
 use livepeer::wire::{self, net};
 use prost::Message;
+use tokio::time::Instant;
 
 use crate::exact::Overflow;
 use crate::gateway::Gateway;
-use crate::http::Downloaded;
+use crate::http::{Downloaded, HttpError};
 use crate::inspect::{Inspected, inspect};
 use crate::needs;
 use crate::offer::{self, Offer, OfferError};
 use crate::purse::{Purse, Reserved, estimate_pixels};
 use crate::rpc;
+use crate::verify::{self, Claim};
 
 mod error;
 
@@ -39,7 +41,7 @@ pub use error::SessionError;
 /// A token with less than this share of its life left is renewed first.
 const TOKEN_RESERVE_SECONDS: i64 = TOKEN_LIFETIME_SECONDS / 10;
 /// Shorter segments are scored as if they had this length.
-const SCORE_FLOOR: Duration = Duration::from_millis(1500);
+pub(crate) const SCORE_FLOOR: Duration = Duration::from_millis(1500);
 /// A rendition this short is none.
 const SMALLEST_RENDITION: u64 = 25;
 /// Longest refusal kept.
@@ -69,6 +71,8 @@ pub struct Transcoded {
     pub round_trip: Duration,
     /// Tickets sent with it.
     pub tickets: u32,
+    /// Its renditions were decoded and held against the source.
+    pub verified: bool,
 }
 
 /// A segment to send.
@@ -104,6 +108,23 @@ struct State {
     first_price: Option<PricePerPixel>,
     purse: Purse,
     score: Option<f64>,
+    /// When the segments that are under way were begun.
+    in_flight: Vec<Instant>,
+}
+
+/// A segment is under way for as long as this lives.
+struct InFlight<'a> {
+    session: &'a Session,
+    begun: Instant,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut state = self.session.state();
+        if let Some(at) = state.in_flight.iter().position(|begun| *begun == self.begun) {
+            state.in_flight.swap_remove(at);
+        }
+    }
 }
 
 impl Session {
@@ -118,7 +139,7 @@ impl Session {
         needed: CapabilitySet,
     ) -> Self {
         let first_price = offer.terms.map(|terms| terms.price);
-        let state = State { offer, first_price, purse: Purse::default(), score: None };
+        let state = State { offer, first_price, purse: Purse::default(), score: None, in_flight: Vec::new() };
         Self {
             gateway,
             asked,
@@ -148,6 +169,12 @@ impl Session {
         self.state().score
     }
 
+    /// How long the oldest segment that is under way has been so, downloads and checks included.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<Duration> {
+        self.state().in_flight.iter().map(Instant::elapsed).max()
+    }
+
     /// Tells the orchestrator that no more segments come. The answer does not matter.
     pub async fn end(&self) {
         let token = wire::auth_token_to_wire(&self.offer().auth_token);
@@ -161,6 +188,9 @@ impl Session {
     /// # Errors
     /// [`SessionError`]; unless the stream is at fault, another orchestrator may do better.
     pub async fn transcode(&self, work: &Upload) -> Result<Transcoded, SessionError> {
+        let begun = Instant::now();
+        self.state().in_flight.push(begun);
+        let _under_way = InFlight { session: self, begun };
         self.renew_if_due().await?;
         let (offer, reserved) = self.reserve(work)?;
         let uri = segment_uri(&offer.service_uri)?;
@@ -190,17 +220,18 @@ impl Session {
             None => return Err(SessionError::Renditions),
         };
         let reported = self.reported(&data)?;
-        let pixels = Pixels(reported.iter().fold(0, |sum, (_, pixels)| sum.saturating_add(pixels.0)));
+        let pixels = Pixels(reported.iter().fold(0, |sum, one| sum.saturating_add(one.pixels.0)));
         let tickets = reserved.as_ref().map_or(0, Reserved::tickets);
         self.settle(&offer, reserved, pixels)?;
         self.state().score = Some(answer.round_trip.as_secs_f64() / work.duration.max(SCORE_FLOOR).as_secs_f64());
-        let fetched = self.fetch(&offer, &data, reported, &work.targets).await;
+        let fetched = self.fetch(&offer, &data, reported, work).await;
         if fetched.is_err() {
             for path in &work.targets {
                 let _absent_or_gone = tokio::fs::remove_file(path).await;
             }
         }
-        Ok(Transcoded { renditions: fetched?, pixels, round_trip: answer.round_trip, tickets })
+        let verified = self.gateway.config.decoder.is_some();
+        Ok(Transcoded { renditions: fetched?, pixels, round_trip: answer.round_trip, tickets, verified })
     }
 
     /// Asks for a new session when the token or the ticket parameters are about to end.
@@ -290,6 +321,7 @@ impl Session {
 
     fn headers(&self, offer: &Offer, work: &Upload, reserved: Option<&Reserved>) -> Result<HeaderMap, SessionError> {
         let mut data = segment_data(&self.stream_id, work, &self.profiles, &self.needed, offer);
+        data.calc_perceptual_hash = offer.hashes && self.gateway.config.decoder.is_some();
         let mut payment = String::new();
         if let (Some(signer), Some(reserved)) = (&self.gateway.config.signer, reserved) {
             let names = wire_names(&self.profiles);
@@ -306,14 +338,19 @@ impl Session {
     }
 
     /// Where each rendition is and what it is said to hold.
-    fn reported(&self, data: &net::TranscodeData) -> Result<Vec<(Uri, Pixels)>, SessionError> {
+    fn reported(&self, data: &net::TranscodeData) -> Result<Vec<Reported>, SessionError> {
         if data.segments.len() != self.profiles.len() {
             return Err(SessionError::Renditions);
         }
         let each = data.segments.iter().map(|segment| {
             let uri: Uri = segment.url.parse().map_err(|_| SessionError::Renditions)?;
             let pixels = u64::try_from(segment.pixels).map_err(|_| SessionError::Renditions)?;
-            if uri.authority().is_none() { Err(SessionError::Renditions) } else { Ok((uri, Pixels(pixels))) }
+            let hash = Some(segment.perceptual_hash_url.as_str()).filter(|url| !url.is_empty());
+            let hash = hash.map(str::parse::<Uri>).transpose().map_err(|_| SessionError::Renditions)?;
+            if uri.authority().is_none() {
+                return Err(SessionError::Renditions);
+            }
+            Ok(Reported { uri, pixels: Pixels(pixels), hash })
         });
         each.collect()
     }
@@ -322,12 +359,12 @@ impl Session {
         &self,
         offer: &Offer,
         data: &net::TranscodeData,
-        reported: Vec<(Uri, Pixels)>,
-        targets: &[PathBuf],
+        reported: Vec<Reported>,
+        work: &Upload,
     ) -> Result<Vec<RenditionFile>, SessionError> {
         let downloads =
-            self.profiles.iter().zip(reported.iter()).zip(targets).map(|((profile, (uri, _)), path)| async {
-                let fetched = self.gateway.http.download(uri.clone(), path).await;
+            self.profiles.iter().zip(reported.iter()).zip(&work.targets).map(|((profile, one), path)| async {
+                let fetched = self.gateway.http.download(one.uri.clone(), path).await;
                 let fetched =
                     fetched.map_err(|source| SessionError::Download { profile: profile.name.clone(), source })?;
                 if fetched.bytes < SMALLEST_RENDITION {
@@ -341,11 +378,10 @@ impl Session {
             let hashes: Vec<H256> = downloaded.iter().map(|download| download.hash).collect();
             check_signature(offer.signer, &hashes, &data.sig)?;
         }
-        let mut renditions = Vec::with_capacity(targets.len());
-        for (((profile, (_, pixels)), path), download) in
-            self.profiles.iter().zip(reported).zip(targets).zip(downloaded)
+        let mut renditions = Vec::with_capacity(work.targets.len());
+        for (((profile, one), path), download) in self.profiles.iter().zip(&reported).zip(&work.targets).zip(downloaded)
         {
-            let inspected = look(path.clone()).await;
+            let (pixels, inspected) = (one.pixels, look(path.clone()).await);
             if self.gateway.config.verify && is_countable(profile) {
                 let counted = inspected.as_ref().map(Inspected::pixels);
                 let counted = counted.ok_or_else(|| SessionError::Unreadable(profile.name.clone()))?;
@@ -355,12 +391,48 @@ impl Session {
             }
             renditions.push(RenditionFile { path: path.clone(), bytes: download.bytes, pixels, inspected });
         }
+        if let Some(decoder) = &self.gateway.config.decoder {
+            let claims = self.claims(&renditions, &reported, offer).await?;
+            verify::verify(decoder.as_ref(), &work.bytes, claims).await?;
+        }
         Ok(renditions)
+    }
+
+    /// What is to be verified: each rendition with what was said of it. A hash that was asked for must be there.
+    async fn claims(
+        &self,
+        renditions: &[RenditionFile],
+        reported: &[Reported],
+        offer: &Offer,
+    ) -> Result<Vec<Claim>, SessionError> {
+        let claim = |((profile, rendition), one): ((&Profile, &RenditionFile), &Reported)| {
+            let (profile, path, pixels) = (profile.name.clone(), rendition.path.clone(), rendition.pixels);
+            let uri = one.hash.clone().filter(|_| offer.hashes);
+            async move {
+                let hash = match uri {
+                    Some(uri) => self.gateway.http.fetch_small(uri).await,
+                    None if offer.hashes => Err(HttpError::Status(StatusCode::NOT_FOUND)),
+                    None => return Ok(Claim { profile, path, pixels, hash: None }),
+                };
+                let hash = hash.map_err(|source| SessionError::Hash { profile: profile.clone(), source })?;
+                Ok(Claim { profile, path, pixels, hash: Some(hash) })
+            }
+        };
+        try_join_all(self.profiles.iter().zip(renditions).zip(reported).map(claim)).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a rendition is and what it is said to hold.
+#[derive(Debug)]
+struct Reported {
+    uri: Uri,
+    pixels: Pixels,
+    /// Where its perceptual hash is.
+    hash: Option<Uri>,
 }
 
 impl State {

@@ -8,8 +8,9 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// How long a TCP connection may take.
 const DIAL: std::time::Duration = std::time::Duration::from_secs(2);
@@ -78,4 +79,22 @@ pub(crate) fn http_connector() -> HttpsConnector<HttpConnector> {
 /// For gRPC: HTTP/2 only; TLS by the scheme.
 pub(crate) fn grpc_connector() -> HttpsConnector<HttpConnector> {
     HttpsConnectorBuilder::new().with_tls_config(config()).https_or_http().enable_http2().wrap_connector(tcp())
+}
+
+/// Where distributions keep the authorities they trust.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// For servers that are no orchestrators: certificates are checked against the system's authorities.
+pub(crate) fn checked_connector(needed: bool) -> std::io::Result<HttpsConnector<HttpConnector>> {
+    let mut roots = RootCertStore::empty();
+    if needed {
+        let certificates = CertificateDer::pem_file_iter(AUTHORITIES).map_err(std::io::Error::other)?;
+        roots.add_parsable_certificates(certificates.flatten());
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(tcp()))
 }

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::stream::{self, Stream};
 use gateway::{
-    Gateway, GatewayConfig, OfferLimits, Pace, PushError, PushOptions, PushReport, SignerError, TicketSigner,
+    Fed, Gateway, GatewayConfig, IngestError, OfferLimits, Pace, PushError, PushOptions, PushReport, SignerError,
+    TicketSigner,
 };
 use livepeer::address::{Address, H256};
 use livepeer::profile::preset;
@@ -43,6 +45,8 @@ fn gateway(orchestrators: &[&Orchestrator], pays: bool) -> Arc<Gateway> {
         chain: None,
         limits: OfferLimits { max_segment_value: Wei::from(100_000_000_000_000), ..OfferLimits::default() },
         verify: true,
+        webhook: None,
+        decoder: None,
     }))
 }
 
@@ -55,14 +59,19 @@ fn clip(segments: usize) -> Vec<Segment> {
     Looper::new(&bytes, 2000).unwrap().unwrap().take(segments).collect()
 }
 
+fn feed(segments: usize) -> impl Stream<Item = Result<Fed, IngestError>> + Send {
+    stream::iter(clip(segments).into_iter().map(|segment| Ok(Fed::from(segment))))
+}
+
 async fn push(gateway: Arc<Gateway>, segments: usize, dir: &Path) -> Result<PushReport, PushError> {
     let options = PushOptions {
         profiles: vec![preset("240p").unwrap()],
         input: mpegts::VideoCodec::H264,
         dir: dir.to_owned(),
         pace: Pace::Max,
+        window: None,
     };
-    gateway::push(gateway, clip(segments).into_iter(), &options, &mut |_| {}).await
+    gateway::push(gateway, feed(segments), &options, std::future::pending(), &mut |_| {}).await
 }
 
 fn acts(acts: &[Act]) -> Arc<Script> {
@@ -165,8 +174,9 @@ async fn a_price_that_more_than_doubles_ends_the_session() {
         dir: dir.path().to_owned(),
         // The second segment is sent when the first is back.
         pace: Pace::RealTime,
+        window: None,
     };
-    let report = gateway::push(gateway, clip(2).into_iter(), &options, &mut |_| {}).await.unwrap();
+    let report = gateway::push(gateway, feed(2), &options, std::future::pending(), &mut |_| {}).await.unwrap();
     assert_eq!((report.failed, report.retries), (0, 1), "{:?}", report.each);
     assert_eq!(script.uploads.lock().unwrap().len(), 2, "nothing is sent at the new price");
 }
@@ -192,6 +202,8 @@ async fn where_nobody_answers_everybody_is_named_and_nothing_is_written() {
         chain: None,
         limits: OfferLimits::default(),
         verify: true,
+        webhook: None,
+        decoder: None,
     }));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("push");

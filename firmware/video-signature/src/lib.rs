@@ -16,6 +16,7 @@
 
 mod bits;
 mod cells;
+mod compare;
 mod file;
 mod frame;
 mod geometry;
@@ -26,6 +27,7 @@ mod noise;
 mod signer;
 pub mod y4m;
 
+pub use compare::{Match, ReadError, Signature};
 pub use file::Overview;
 pub use frame::FRAME_BYTES;
 pub use signer::{Error, LARGEST_SIDE, SMALLEST_SIDE, Signer, TimeBase};

@@ -12,6 +12,7 @@ use crate::http::HttpError;
 use crate::offer::OfferError;
 use crate::purse::PurseError;
 use crate::signer::SignerError;
+use crate::verify::VerifyError;
 
 /// Texts that say the stream itself is at fault: no retry, nobody to blame.
 const STREAMS_FAULT: [&str; 19] = [
@@ -105,12 +106,34 @@ pub enum SessionError {
         /// What we would have been charged for.
         reported: Pixels,
     },
+    /// A perceptual hash that was asked for could not be fetched.
+    #[error("perceptual hash of rendition {profile}")]
+    Hash {
+        /// Of this profile.
+        profile: String,
+        /// Why.
+        #[source]
+        source: HttpError,
+    },
+    /// What came back is not what was asked for.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// A rendition cannot be read for counting.
     #[error("rendition {0} is no readable H.264 transport stream")]
     Unreadable(String),
 }
 
 impl SessionError {
+    /// Was something claimed that is not so?
+    #[must_use]
+    pub fn is_a_false_claim(&self) -> bool {
+        match self {
+            Self::Verify(error) => error.is_a_false_claim(),
+            Self::SignedByOther { .. } | Self::SignatureForm(_) | Self::Pixels { .. } | Self::Unreadable(_) => true,
+            _ => false,
+        }
+    }
+
     /// Is it the stream's own fault? Then no other orchestrator will do better.
     #[must_use]
     pub fn is_the_streams_fault(&self) -> bool {

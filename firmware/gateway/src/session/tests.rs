@@ -36,6 +36,7 @@ fn the_segment_header_is_the_reference_gateways() {
         signer: Address::NULL,
         auth_token: AuthToken { expiration: Timestamp(token.expiration.0), ..token },
         terms: None,
+        hashes: false,
     };
     let needed = needs::needs(mpegts::VideoCodec::H264, &profiles);
     let mut data = segment_data(vector["manifest_id"].as_str().unwrap(), &work, &profiles, &needed, &offer);
