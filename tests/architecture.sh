@@ -30,6 +30,7 @@ only landlock sandbox
 only seccompiler sandbox
 only axum orchestrator millrace-controller
 only nvml-wrapper millrace-hal
+only srt-tokio gateway
 
 # never CRATE: nowhere in the whole tree
 tree=$(cargo tree --locked --workspace --prefix none --edges normal,build --target all --format '{p}' | sort -u)
@@ -60,6 +61,7 @@ apart() {
 apart millrace-signer ethers gstreamer sled hyper rumqttc nvml-wrapper
 apart millrace-node gstreamer rumqttc
 apart millrace-worker tokio ethers sled hyper rumqttc
+apart gateway gstreamer sled ethers
 apart livepeer tokio ethers gstreamer sled
 apart ledger tokio ethers gstreamer
 apart video-signature tokio gstreamer
