@@ -31,6 +31,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+mod engines;
 mod namespaces;
 mod root;
 
@@ -88,6 +89,24 @@ impl JailPlan {
     pub fn software(limits: ProcessLimits) -> Self {
         let read = WORKER_READS.iter().map(|(path, reason)| Grant::new(*path, reason)).collect();
         Self { read, devices: Vec::new(), limits }
+    }
+
+    /// The jail of a worker that uses an engine: the software jail, the engine's device nodes and no others, and what
+    /// the engine's drivers read.
+    ///
+    /// `engine` is its name, such as `va` or `nvidia+software`; `nodes` are the nodes that the box has for it.
+    #[must_use]
+    pub fn engine(engine: &str, nodes: &[PathBuf], mut limits: ProcessLimits) -> Self {
+        if nodes.is_empty() {
+            return Self::software(limits);
+        }
+        // Drivers reserve far more address space than they use; the control group's limit stays.
+        limits.private_memory.get_or_insert(u64::MAX);
+        let mut plan = Self::software(limits);
+        plan.read.extend(engines::reads(engine));
+        let device = |node: &PathBuf| Grant::new(node, "a device of the engine");
+        plan.devices = nodes.iter().map(device).collect();
+        plan
     }
 
     /// Lets the worker read one more path.

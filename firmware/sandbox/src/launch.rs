@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use crate::channel::{Channel, ChannelError, WORKER_FD};
 use crate::jail::{JailPlan, Layers};
 use crate::memfd::{MemfdError, Sealed};
-use crate::message::{Done, Job, JobError, Ready, Report};
+use crate::message::{Done, Job, JobError, Proof, Ready, Report};
 use crate::report::{Lie, check_report};
 
 mod cgroup;
@@ -396,7 +396,23 @@ impl Worker {
                 Ok(ready)
             }
             (Report::Unfit { reason }, _) => Err(RunError::Unfit(reason)),
-            (Report::Ready(_) | Report::Done(_) | Report::Failed { .. }, _) => Err(self.refuse(Lie::OutOfTurn)),
+            (Report::Ready(_) | Report::Proof(_) | Report::Done(_) | Report::Failed { .. }, _) => {
+                Err(self.refuse(Lie::OutOfTurn))
+            }
+        }
+    }
+
+    /// Waits until it has proved its engine; for a worker started with `--prove`, which then ends.
+    ///
+    /// # Errors
+    /// [`RunError::Unfit`] with its own words, or what became of it.
+    pub fn wait_proof(&mut self, timeout: Duration) -> Result<Proof, RunError> {
+        match self.receive(timeout)? {
+            (Report::Proof(proof), descriptors) if descriptors.is_empty() => Ok(proof),
+            (Report::Unfit { reason }, _) => Err(RunError::Unfit(reason)),
+            (Report::Ready(_) | Report::Proof(_) | Report::Done(_) | Report::Failed { .. }, _) => {
+                Err(self.refuse(Lie::OutOfTurn))
+            }
         }
     }
 
@@ -428,7 +444,7 @@ impl Worker {
                 }
             },
             Report::Failed { error, detail, .. } => Err(RunError::Job { error, detail }),
-            Report::Ready(_) | Report::Unfit { .. } => Err(self.refuse(Lie::OutOfTurn)),
+            Report::Ready(_) | Report::Proof(_) | Report::Unfit { .. } => Err(self.refuse(Lie::OutOfTurn)),
         }
     }
 

@@ -14,6 +14,10 @@ use crate::jail::Layers;
 
 /// The filter of a worker that encodes in software.
 const WORKER_FILTER: &str = include_str!("filters/worker.json");
+/// What engines in silicon take besides.
+const SILICON_FILTER: &str = include_str!("filters/silicon.json");
+/// The engine that takes nothing besides.
+const SOFTWARE: &str = "software";
 
 /// Why the lock could not be closed.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,12 @@ pub enum LockdownError {
     /// The filter's data makes no sense; a fault of this build.
     #[error("the system call filter is malformed")]
     Filter(#[from] serde_json::Error),
+    /// An engine that no filter is known for.
+    #[error("no system call filter for the engine {0:?}")]
+    Engine(String),
+    /// An engine in silicon may open files under the lock, which takes another layer to decide which.
+    #[error("neither a private root nor landlock is in force: an engine in silicon is not let in without")]
+    Unwalled,
     /// An error name in the filter's data that is not known.
     #[error("the system call filter refuses with {0:?}, which is no error we know")]
     ErrorName(String),
@@ -40,6 +50,35 @@ struct Filter {
     about: String,
     allow: Vec<Rule>,
     refuse: Vec<Rule>,
+}
+
+/// What an engine changes of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Widening {
+    /// Calls whose rules are dropped first.
+    replaces: Vec<String>,
+    allow: Vec<Rule>,
+    refuse: Vec<Rule>,
+}
+
+impl Filter {
+    /// The filter of a worker that uses this engine: its name, or those of two joined by `+`.
+    fn of(engine: &str) -> Result<Self, LockdownError> {
+        let mut filter: Self = serde_json::from_str(WORKER_FILTER)?;
+        let mut silicon: BTreeMap<String, Value> = serde_json::from_str(SILICON_FILTER)?;
+        let parts: Vec<&str> = engine.split('+').filter(|part| *part != SOFTWARE).collect();
+        let every = Some("every").filter(|_| !parts.is_empty());
+        for part in every.into_iter().chain(parts) {
+            let widening = silicon.remove(part).ok_or_else(|| LockdownError::Engine(part.to_owned()))?;
+            let widening: Widening = serde_json::from_value(widening)?;
+            filter.allow.retain(|rule| !widening.replaces.contains(&rule.call));
+            filter.refuse.retain(|rule| !widening.replaces.contains(&rule.call));
+            filter.allow.extend(widening.allow);
+            filter.refuse.extend(widening.refuse);
+        }
+        Ok(filter)
+    }
 }
 
 /// One call, and when the rule holds for it.
@@ -71,7 +110,18 @@ struct Condition {
 /// # Errors
 /// [`LockdownError`]; the worker must then end without reading a job.
 pub fn seal(layers: &mut Layers) -> Result<(), LockdownError> {
-    for program in programs(WORKER_FILTER, std::env::consts::ARCH, std::process::id())? {
+    seal_for(SOFTWARE, layers)
+}
+
+/// As [`seal`], with what an engine's drivers take besides: for its name, such as `va` or `nvidia+software`.
+///
+/// # Errors
+/// As for [`seal`], and when nothing else decides which files may be opened.
+pub fn seal_for(engine: &str, layers: &mut Layers) -> Result<(), LockdownError> {
+    if engine != SOFTWARE && !layers.has("private-root") && !layers.has("landlock") {
+        return Err(LockdownError::Unwalled);
+    }
+    for program in programs(Filter::of(engine)?, std::env::consts::ARCH, std::process::id())? {
         seccompiler::apply_filter_all_threads(&program)?;
     }
     layers.add("seccomp");
@@ -80,13 +130,12 @@ pub fn seal(layers: &mut Layers) -> Result<(), LockdownError> {
 
 /// The filters in the order of their installation: one per error, then the one that kills. The kernel asks
 /// all of them and takes the strictest answer.
-fn programs(filter: &str, arch: &str, pid: u32) -> Result<Vec<BpfProgram>, LockdownError> {
+fn programs(mut filter: Filter, arch: &str, pid: u32) -> Result<Vec<BpfProgram>, LockdownError> {
     let target = match arch {
         "x86_64" => TargetArch::x86_64,
         "aarch64" => TargetArch::aarch64,
         _ => return Err(LockdownError::Processor),
     };
-    let mut filter: Filter = serde_json::from_str(filter)?;
     let here = |rule: &Rule| rule.arch.as_deref().is_none_or(|only| only == arch);
     filter.allow.retain(here);
     filter.refuse.retain(here);
@@ -141,29 +190,66 @@ mod tests {
 
     use super::*;
 
+    const ENGINES: [&str; 8] = [SOFTWARE, "nvidia", "jetson", "va", "qsv", "v4l2", "nvidia+software", "software+v4l2"];
+
     #[test]
     fn the_filter_compiles_for_every_processor_we_ship_on() {
-        for arch in ["x86_64", "aarch64"] {
-            let programs = programs(WORKER_FILTER, arch, 42).unwrap();
+        for (arch, engine) in ["x86_64", "aarch64"].into_iter().flat_map(|arch| ENGINES.map(|engine| (arch, engine))) {
+            let programs = programs(Filter::of(engine).unwrap(), arch, 42).unwrap();
             assert!(programs.len() >= 2, "one that refuses, one that kills");
             assert!(programs.iter().all(|program| program.len() < 4096), "the kernel's own bound");
         }
-        assert!(matches!(programs(WORKER_FILTER, "riscv64", 42), Err(LockdownError::Processor)));
+        assert!(matches!(programs(Filter::of(SOFTWARE).unwrap(), "riscv64", 42), Err(LockdownError::Processor)));
     }
 
     #[test]
     fn every_call_has_a_reason_and_one_verdict() {
-        let filter: Filter = serde_json::from_str(WORKER_FILTER).unwrap();
-        assert!(filter.allow.iter().chain(&filter.refuse).all(|rule| rule.reason.len() >= 4));
-        assert!(filter.allow.iter().all(|rule| rule.errno.is_none()));
-        let names = |rules: &[Rule]| rules.iter().map(|rule| rule.call.clone()).collect::<BTreeSet<_>>();
-        let both: Vec<_> = names(&filter.allow).intersection(&names(&filter.refuse)).cloned().collect();
-        assert!(both.is_empty(), "{both:?} is both allowed and refused");
+        for engine in ENGINES {
+            let filter = Filter::of(engine).unwrap();
+            assert!(filter.allow.iter().chain(&filter.refuse).all(|rule| rule.reason.len() >= 4));
+            assert!(filter.allow.iter().all(|rule| rule.errno.is_none()));
+            let names = |rules: &[Rule]| rules.iter().map(|rule| rule.call.clone()).collect::<BTreeSet<_>>();
+            let both: Vec<_> = names(&filter.allow).intersection(&names(&filter.refuse)).cloned().collect();
+            let expected: &[&str] = if engine == SOFTWARE { &[] } else { &["ioctl"] };
+            assert_eq!(both, expected, "{engine}: both allowed and refused");
+        }
+    }
+
+    #[test]
+    fn a_terminal_can_be_asked_of_no_engine_and_devices_only_of_their_own() {
+        let asked = |engine: &str, request: u64| {
+            let filter = Filter::of(engine).unwrap();
+            filter
+                .allow
+                .iter()
+                .filter(|rule| rule.call == "ioctl")
+                .any(|rule| rule.when.iter().all(|c| c.equals == request & c.mask.unwrap_or(u64::from(u32::MAX))))
+        };
+        // TIOCSTI writes into a terminal, VIDIOC_QUERYCAP, DRM_IOCTL_VERSION, NV_ESC_RM_ALLOC.
+        let (terminal, v4l2, drm, nvidia) = (0x5412, 0x8068_5600, 0xc040_6400, 0xc030_462b);
+        for engine in ENGINES {
+            assert!(!asked(engine, terminal), "{engine}");
+        }
+        for request in [v4l2, drm, nvidia] {
+            assert!(!asked(SOFTWARE, request));
+        }
+        let of = |engine| [v4l2, drm, nvidia].map(|request| asked(engine, request));
+        assert_eq!(of("nvidia"), [false, false, true]);
+        assert_eq!(of("nvidia+software"), [false, false, true]);
+        assert_eq!(of("va"), [false, true, false]);
+        assert_eq!(of("qsv"), [false, true, false]);
+        assert_eq!(of("v4l2"), [true, false, false]);
+        assert_eq!(of("jetson"), [true, true, false]);
+        assert!(matches!(Filter::of("riva"), Err(LockdownError::Engine(name)) if name == "riva"));
+    }
+
+    #[test]
+    fn an_engine_in_silicon_is_not_let_in_without_a_wall() {
+        assert!(matches!(seal_for("va", &mut Layers::default()), Err(LockdownError::Unwalled)));
     }
 
     #[test]
     fn nothing_that_reaches_outside_is_on_any_list() {
-        let filter: Filter = serde_json::from_str(WORKER_FILTER).unwrap();
         let deadly = [
             "socket",
             "connect",
@@ -190,7 +276,8 @@ mod tests {
             "sendto",
             "accept4",
         ];
-        for rule in filter.allow.iter().chain(&filter.refuse) {
+        let filters = ENGINES.map(|engine| Filter::of(engine).unwrap());
+        for rule in filters.iter().flat_map(|filter| filter.allow.iter().chain(&filter.refuse)) {
             assert!(!deadly.contains(&rule.call.as_str()), "{} is on the list", rule.call);
         }
     }

@@ -98,6 +98,8 @@ pub enum Report {
         /// Detail for our log, bounded, never shown to a peer.
         detail: String,
     },
+    /// Only message of a worker that is started to be thrown away: the engine works. No descriptors; it exits next.
+    Proof(Proof),
     /// The worker cannot start, for a reason a person can act on (a missing plugin, say); it exits next.
     Unfit {
         /// What is missing and what to do.
@@ -120,6 +122,21 @@ pub struct Ready {
     pub missing_layers: Vec<(String, String)>,
     /// Version of the media framework.
     pub framework: String,
+}
+
+/// What an engine did in a worker that was thrown away afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Name of the engine, e.g. `nvidia+software`.
+    pub engine: String,
+    /// Version of the media framework.
+    pub framework: String,
+    /// Abilities that were proved by doing them, as in [`Ready`].
+    pub proved: Vec<String>,
+    /// Abilities refused, each with the reason.
+    pub refused: Vec<(String, String)>,
+    /// Encoders that could be open at a time, of an engine that encodes in silicon; 32 is where counting stops.
+    pub sessions: Option<u32>,
 }
 
 /// A finished job.

@@ -119,7 +119,7 @@ pub enum Lie {
 /// The first [`Lie`] found; the worker that told it is to be ended.
 pub fn check_report(job: &Job, report: &Report, descriptors: usize) -> Result<(), Lie> {
     match report {
-        Report::Ready(_) | Report::Unfit { .. } => Err(Lie::OutOfTurn),
+        Report::Ready(_) | Report::Proof(_) | Report::Unfit { .. } => Err(Lie::OutOfTurn),
         Report::Failed { id, detail, .. } => {
             check_id(job, *id)?;
             if detail.len() > MAX_DETAIL {

@@ -30,5 +30,5 @@ pub fn read_container(input: &[u8]) -> bool {
 
 pub use engine::{Codec, Engine, Tuning, UnknownEngine, UnknownSetting};
 pub use pipeline::{Failure, Output, transcode};
-pub use probe::{Findings, Unfit, probe};
-pub use serve::{Ended, run, scan};
+pub use probe::{Findings, Unfit, probe, prove};
+pub use serve::{Ended, run, run_proof, scan};

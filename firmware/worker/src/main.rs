@@ -31,18 +31,21 @@ fn main() -> ExitCode {
 }
 
 /// `--scan` writes the plugin registry named by `GST_REGISTRY` and ends: done once after plugins change, so
-/// that no worker has to look through all of them. `--engine NAME` says what to transcode with. The bench may
+/// that no worker has to look through all of them. `--engine NAME` says what to transcode with, `--prove` to only
+/// prove that it works and end. The bench may
 /// change the software encoder's settings: `--x264 preset=veryfast,bframes=3,keyint=60,threads=0`.
 fn start() -> Result<(), Ended> {
-    let (mut engine, mut tuning) = ("software".to_owned(), Tuning::default());
+    let (mut engine, mut tuning, mut prove) = ("software".to_owned(), Tuning::default(), false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--scan" => return worker::scan(),
+            "--prove" => prove = true,
             "--engine" => engine = args.next().ok_or(Ended::Argument(arg))?,
             "--x264" => tuning = args.next().ok_or(Ended::Argument(arg))?.parse()?,
             _ => return Err(Ended::Argument(arg)),
         }
     }
-    worker::run(&Engine::named(&engine, tuning)?)
+    let engine = Engine::named(&engine, tuning)?;
+    if prove { worker::run_proof(&engine) } else { worker::run(&engine) }
 }
