@@ -189,7 +189,8 @@ fn usual_step(sorted: &[Ticks]) -> Ticks {
     steps.get(steps.len() / 2).copied().unwrap_or(Ticks(3000))
 }
 
-/// Puts the stream's parameter sets in front of key frames that come without.
+/// Puts the stream's parameter sets in front of key frames that come without, as long as that no more than doubles
+/// the stream: a stranger's could be huge, and its key frames many and tiny.
 fn carry_parameter_sets(codec: VideoCodec, units: &mut [AccessUnit]) {
     let is_set = |unit: &[u8]| match (codec, unit.first()) {
         (VideoCodec::H264, Some(b)) => matches!(b & 0x1f, 7 | 8),
@@ -197,6 +198,7 @@ fn carry_parameter_sets(codec: VideoCodec, units: &mut [AccessUnit]) {
         _ => false,
     };
     let mut sets: Vec<u8> = Vec::new();
+    let mut room: usize = units.iter().map(|unit| unit.data.len()).sum();
     for unit in units {
         let mut own = Vec::new();
         for found in nal::units(&unit.data).map(|n| n.bytes(&unit.data)).filter(|n| is_set(n)) {
@@ -205,7 +207,8 @@ fn carry_parameter_sets(codec: VideoCodec, units: &mut [AccessUnit]) {
         }
         if !own.is_empty() {
             sets = own;
-        } else if unit.keyframe && !sets.is_empty() {
+        } else if unit.keyframe && !sets.is_empty() && sets.len() <= room {
+            room -= sets.len();
             unit.data.splice(0..0, sets.iter().copied());
         }
     }
@@ -245,6 +248,19 @@ mod tests {
         for segment in &segments {
             assert!(demux(&segment.bytes).unwrap().video.unwrap().units[0].keyframe);
         }
+    }
+
+    #[test]
+    fn a_huge_parameter_set_is_not_copied_to_every_key_frame() {
+        let set = [&[0, 0, 0, 1, 0x67][..], &[1; 50_000]].concat();
+        let key = [0, 0, 0, 1, 0x65, 0x88, 0x80];
+        let data = |n: usize| if n == 0 { set.clone() } else { key.to_vec() };
+        let unit = |n: usize| AccessUnit { pts: None, dts: None, keyframe: true, data: data(n) };
+        let mut units: Vec<AccessUnit> = (0..200).map(unit).collect();
+        let before: usize = units.iter().map(|unit| unit.data.len()).sum();
+        carry_parameter_sets(VideoCodec::H264, &mut units);
+        let after: usize = units.iter().map(|unit| unit.data.len()).sum();
+        assert!(after > before && after <= 2 * before, "{before} bytes became {after}");
     }
 
     #[test]
