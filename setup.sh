@@ -9,22 +9,26 @@ oldest_rust=1.92
 
 usage() {
   cat <<EOF
-usage: ./setup.sh [--check]
+usage: ./setup.sh [--check] [--image]
 
 Installs, where missing: a C compiler, GStreamer with its plugins, ffmpeg, mosquitto, Node.js, pip, just,
 Rust $toolchain, and (below .tools/, from the npm lock file) a local EVM node and the Solidity compiler.
 
   --check   only say what is missing; exit 1 when something is
+  --image   also what builds and boots the appliance image (the rest of that is put into a root of its own)
 EOF
 }
 
 check_only=false
-case "${1:-}" in
-  "") ;;
-  --check) check_only=true ;;
-  -h | --help) usage; exit 0 ;;
-  *) usage >&2; exit 64 ;;
-esac
+image=false
+for argument in "$@"; do
+  case $argument in
+    --check) check_only=true ;;
+    --image) image=true ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 64 ;;
+  esac
+done
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -70,6 +74,12 @@ want python3-pip pip3
 want systemd systemd-analyze
 want nodejs node
 want npm npm
+if $image; then
+  want mmdebstrap mmdebstrap
+  want debian-archive-keyring
+  want binutils strip
+  want util-linux unshare
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   say "packages to install: ${missing[*]}"

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Builds an image.
+# usage: image/build.sh PROFILE [VERSION]
+#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,dev` or `,test` appended for those forms of it
+#   VERSION   what it calls itself (default: the workspace's version)
+# Keys come from $MILLRACE_IMAGE_KEYS; without it test keys are made below target/image, and the image says so.
+set -euo pipefail
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$repo/target}
+out=$target/image
+profiles=${1:?usage: image/build.sh PROFILE [VERSION]}
+version=${2:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$repo/Cargo.toml" | head -n 1)}
+board=${profiles%%,*}
+[ -d "$repo/image/mkosi.profiles/$board" ] || { echo "image: there is no profile $board; there are: $(ls "$repo/image/mkosi.profiles" | paste -sd' ')" >&2; exit 64; }
+case $board in arm64 | jetson) architecture=arm64 ;; *) architecture=x86-64 ;; esac
+
+say() { printf 'image: %s\n' "$*" >&2; }
+
+say "keys"
+keys=${MILLRACE_IMAGE_KEYS:-$out/keys}
+[ -n "${MILLRACE_IMAGE_KEYS:-}" ] || "$repo/image/keys.sh" "$keys"
+mkdir -p "$out/keys-in-use"
+install -m 0600 "$keys"/{secure-boot,pcr}.{key,crt} "$out/keys-in-use/"
+
+say "the tree of our own files"
+tree=$out/tree
+rm -rf "$tree"
+mkdir -p "$tree/usr/bin" "$tree/usr/lib/systemd/system" "$tree/usr/lib/systemd/system-preset"
+programs=$target/release
+for program in millrace millrace-node millrace-worker millrace-signer millrace-fleet; do
+  [ -x "$programs/$program" ] || { echo "image: $programs/$program is not built: just build" >&2; exit 66; }
+  install -m 0755 "$programs/$program" "$tree/usr/bin/$program"
+  strip --strip-debug "$tree/usr/bin/$program"
+done
+cp "$repo"/systemd/*.service "$repo"/systemd/*.slice "$tree/usr/lib/systemd/system/"
+for unit in "$repo"/systemd/*.{timer,path,socket,target}; do [ -e "$unit" ] && cp "$unit" "$tree/usr/lib/systemd/system/"; done
+cp -r "$repo/systemd/emergency.service.d" "$tree/usr/lib/systemd/system/"
+for part in sysusers.d tmpfiles.d sysctl.d repart.d sysupdate.d; do cp -r "$repo/systemd/$part" "$tree/usr/lib/"; done
+for part in system.conf.d journald.conf.d resolved.conf.d network; do cp -r "$repo/systemd/$part" "$tree/usr/lib/systemd/"; done
+cp "$repo"/systemd/preset/*.preset "$tree/usr/lib/systemd/system-preset/"
+cp -r "$repo/image/tree/." "$tree/"
+
+say "the archive's addresses, as the tool root has them"
+"$repo/image/in-tools.sh" true
+mkdir -p "$out/sandbox/etc/apt/sources.list.d"
+awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main contrib non-free non-free-firmware\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n", $2, $3 }' \
+  "$repo/.tools/image-root/etc/apt/sources.list" >"$out/sandbox/etc/apt/sources.list.d/mkosi.sources"
+
+say "building $profiles $version ($architecture)"
+mkdir -p "$out/mkosi" "$out/cache" "$out/packages"
+seed=$(printf 'millrace %s' "$version" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/')
+epoch=$(git -C "$repo" log -1 --format=%ct)
+arguments=()
+IFS=, read -ra names <<<"$profiles"
+for name in "${names[@]}"; do arguments+=(--profile "$name"); done
+"$repo/image/in-tools.sh" mkosi --directory /src/image "${arguments[@]}" \
+  --architecture "$architecture" --image-version "$version" --seed "$seed" --source-date-epoch "$epoch" \
+  --sandbox-tree /out/sandbox --extra-tree /out/tree \
+  --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
+  --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
+  --force build 2>&1 | sed -u 's/.*\r//' >&2
+say "made:"
+ls -l "$out/mkosi" >&2
