@@ -63,9 +63,13 @@ sim: build
 e2e: build
     cargo test --locked --release -p millrace-tests --test e2e
 
-# A benchmark: `transcode` or `tickets`; writes target/bench/NAME.json
+# A benchmark: `transcode`, `tickets` or `node`; writes target/bench/NAME.json
 bench name *args: build
     tests/bench/run.sh {{ name }} {{ args }}
 
 # What CI runs
 ci: check test demo
+
+# Build an appliance image: `x86` (needs root, and ./setup.sh --image)
+image profile="x86" *args: build
+    image/build.sh {{ profile }} {{ args }}
