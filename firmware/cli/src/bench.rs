@@ -138,9 +138,9 @@ fn print(report: &BenchReport) {
         ),
     ]);
     for failure in &report.failures {
-        println!("{:15}  {} x {}", "failure", failure.count, failure.error);
+        table::line(&format!("{:15}  {} x {}", "failure", failure.count, failure.error));
     }
-    println!();
+    table::line("");
 }
 
 /// All of them, the best first.

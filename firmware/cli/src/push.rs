@@ -236,7 +236,7 @@ async fn send(
     let json = args.json;
     let mut progress = |segment: &SegmentReport| {
         let line = describe(segment);
-        if json { eprintln!("{line}") } else { println!("{line}") }
+        if json { eprintln!("{line}") } else { table::line(&line) }
     };
     let gateway = Arc::new(Gateway::new(config));
     let report = gateway::push(gateway, segments, &options, stop, &mut progress).await;
@@ -323,15 +323,15 @@ fn describe(segment: &SegmentReport) -> String {
 }
 
 fn print(report: &PushReport, args: &PushArgs) {
-    println!();
+    table::line("");
     for orchestrator in &report.orchestrators {
         let price = orchestrator.price.map(|(wei, pixels)| format!(", {wei} wei for {pixels} pixels"));
-        println!(
+        table::line(&format!(
             "orchestrator  {} returned {} segments{}",
             orchestrator.service_uri,
             orchestrator.segments,
             price.unwrap_or_default()
-        );
+        ));
     }
     let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
     let trip = |trip: Option<u64>| trip.map_or_else(|| "-".to_owned(), text::seconds);

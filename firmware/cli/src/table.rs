@@ -1,18 +1,30 @@
 //! Plain tables: no colours, no lines, columns two spaces apart.
+use std::io::Write as _;
+
 use serde::Serialize;
 
 use crate::failure::{Code, Failure, Result};
 
 /// Prints rows below a header, each column as wide as its widest cell; numbers to the right but in the first.
 pub(crate) fn print(header: &[&str], rows: &[Vec<String>]) {
-    print!("{}", render(header, rows));
+    say(&render(header, rows));
+}
+
+/// Prints a line.
+pub(crate) fn line(text: &str) {
+    say(&format!("{text}\n"));
+}
+
+/// Writes to standard output. A reader that has gone away is no reason to stop what we do.
+fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// Prints names and values, one per line; empty values are left out.
 pub(crate) fn facts(facts: &[(&str, String)]) {
     let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-        println!("{name:width$}  {value}");
+        line(&format!("{name:width$}  {value}"));
     }
 }
 
@@ -20,7 +32,7 @@ pub(crate) fn facts(facts: &[(&str, String)]) {
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::new(Code::Software, format!("cannot write JSON: {error}")))?;
-    println!("{text}");
+    line(&text);
     Ok(())
 }
 

@@ -9,15 +9,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use gateway::{
-    Fed, Gateway, GatewayConfig, IngestError, OfferLimits, Pace, PushError, PushOptions, PushReport, SignerError,
-    TicketSigner,
+    DecodeError, Decoded, Decoder, Decoding, Fed, Gateway, GatewayConfig, IngestError, OfferLimits, Pace, PushError,
+    PushOptions, PushReport, SignerError, TicketSigner,
 };
 use livepeer::address::{Address, H256};
 use livepeer::profile::preset;
 use livepeer::signature::{Signature, SigningKey};
-use livepeer::units::Wei;
+use livepeer::units::{Pixels, Wei};
 use mpegts::segment::{Looper, Segment};
 
 use crate::orchestrator::{Act, Orchestrator, Script};
@@ -228,4 +229,96 @@ async fn who_pays_is_not_served_by_who_takes_no_payment() {
     let dir = tempfile::tempdir().unwrap();
     let error = push(gateway(&[&orchestrator], true), 1, dir.path()).await.unwrap_err().to_string();
     assert!(error.contains("runs off-chain"), "{error}");
+}
+
+/// Finds the pixels that were reported, or one more.
+#[derive(Debug)]
+struct Counts {
+    more: u64,
+}
+
+impl Decoder for Counts {
+    fn decode(&self, media: Bytes) -> Decoding<'_> {
+        Box::pin(async move {
+            let seen = gateway::inspect(&media).ok_or_else(|| DecodeError::Media("no video".to_owned()))?;
+            let pixels = Pixels(seen.pixels().0 + self.more);
+            Ok(Decoded { frames: seen.frames, pixels, signature: None })
+        })
+    }
+}
+
+async fn verified(more: u64, orchestrators: &[&Orchestrator]) -> PushReport {
+    let gateway = Arc::new(Gateway::new(GatewayConfig {
+        orchestrators: orchestrators.iter().map(|orchestrator| orchestrator.uri()).collect(),
+        webhook: None,
+        signer: None,
+        chain: None,
+        limits: OfferLimits::default(),
+        verify: true,
+        decoder: Some(Arc::new(Counts { more })),
+    }));
+    let dir = tempfile::tempdir().unwrap();
+    push(gateway, 1, dir.path()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_does_not_decode_to_what_was_claimed_is_reported_as_a_false_claim() {
+    let script = acts(&[]);
+    let honest = Orchestrator::start(&script, None).await;
+    let report = verified(0, &[&honest]).await;
+    assert_eq!((report.failed, report.verified, report.false_claims), (0, 1, 0), "{:?}", report.each);
+    let report = verified(1, &[&honest]).await;
+    assert_eq!((report.failed, report.verified, report.false_claims), (1, 0, 3));
+    let claim = &report.each[0].false_claims[0];
+    assert!(claim.claim.contains("were reported"), "{claim:?}");
+}
+
+#[tokio::test]
+async fn told_to_stop_it_waits_for_what_is_on_its_way_and_ends_the_ladder() {
+    let script = acts(&[]);
+    let orchestrator = Orchestrator::start(&script, None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let options = PushOptions {
+        profiles: vec![preset("240p").unwrap()],
+        input: mpegts::VideoCodec::H264,
+        dir: dir.path().to_owned(),
+        pace: Pace::Max,
+        window: None,
+    };
+    // A source without an end: only the stop ends this.
+    let segments = stream::iter(clip(3).into_iter().cycle().map(|segment| Ok(Fed::from(segment))));
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&stop);
+    let mut progress = |segment: &gateway::SegmentReport| {
+        if segment.seq == 2 {
+            stop.notify_one();
+        }
+    };
+    let gateway = gateway(&[&orchestrator], false);
+    let report = gateway::push(gateway, segments, &options, told.notified(), &mut progress).await.unwrap();
+    assert!((3..=5).contains(&report.segments) && report.failed == 0, "{}", report.segments);
+    let playlist = std::fs::read_to_string(dir.path().join("out/240p.m3u8")).unwrap();
+    assert_eq!(u64::try_from(playlist.matches("#EXTINF").count()).unwrap(), report.segments);
+    assert!(playlist.ends_with("#EXT-X-ENDLIST\n"));
+}
+
+#[tokio::test]
+async fn a_source_that_fails_leaves_a_finished_ladder_of_what_it_gave() {
+    let script = acts(&[]);
+    let orchestrator = Orchestrator::start(&script, None).await;
+    let dir = tempfile::tempdir().unwrap();
+    let options = PushOptions {
+        profiles: vec![preset("240p").unwrap()],
+        input: mpegts::VideoCodec::H264,
+        dir: dir.path().to_owned(),
+        pace: Pace::Max,
+        window: None,
+    };
+    let failure = Err(IngestError::Live(mpegts::live::LiveError::NoKeyframe));
+    let segments = stream::iter(clip(1).into_iter().map(|segment| Ok(Fed::from(segment))).chain([failure]));
+    let gateway = gateway(&[&orchestrator], false);
+    let error = gateway::push(gateway, segments, &options, std::future::pending(), &mut |_| {}).await.unwrap_err();
+    assert!(matches!(error, PushError::Source(IngestError::Live(_))), "{error}");
+    let playlist = std::fs::read_to_string(dir.path().join("out/240p.m3u8")).unwrap();
+    assert!(playlist.contains("240p/00000.ts") && playlist.ends_with("#EXT-X-ENDLIST\n"), "{playlist}");
 }

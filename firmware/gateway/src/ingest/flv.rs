@@ -83,8 +83,7 @@ impl Flv {
             1 => {
                 let Some(pictures) = &self.video else { return Ok(None) };
                 let dts = self.clock.at(timestamp);
-                let keyframe = head >> 4 & 7 == 1;
-                let data = pictures.annex_b(body, keyframe)?;
+                let (data, keyframe) = pictures.annex_b(body, head >> 4 & 7 == 1)?;
                 let unit =
                     AccessUnit { pts: Some(Ticks(dts.0 + offset_ticks(offset))), dts: Some(dts), keyframe, data };
                 Ok(Some((pictures.codec, unit)))
@@ -101,7 +100,8 @@ impl Flv {
             10 => {
                 let (&kind, body) = rest.split_first().ok_or(FlvError::Short)?;
                 if kind == 0 {
-                    self.aac = Some(*body.first_chunk::<2>().ok_or(FlvError::Short)?);
+                    // Some encoders announce sound before they know it, and again when they do.
+                    self.aac = body.first_chunk::<2>().copied().or(self.aac);
                     return Ok(None);
                 }
                 let Some(configuration) = self.aac.filter(|_| !body.is_empty()) else { return Ok(None) };
@@ -141,8 +141,9 @@ fn offset_ticks(millis: i32) -> i64 {
 }
 
 impl Pictures {
-    /// Swaps lengths for start codes, with the parameter sets in front of a key frame that has none.
-    fn annex_b(&self, mut body: &[u8], keyframe: bool) -> Result<Vec<u8>, FlvError> {
+    /// Swaps lengths for start codes, with the parameter sets in front of a key frame that has none; and says whether it
+    /// is one: the tag does not know it after every seek.
+    fn annex_b(&self, mut body: &[u8], mut keyframe: bool) -> Result<(Vec<u8>, bool), FlvError> {
         let mut units = Vec::with_capacity(body.len() + self.sets.len() + 16);
         let mut has_sets = false;
         while !body.is_empty() {
@@ -150,6 +151,7 @@ impl Pictures {
             let length = length.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
             let (unit, rest) = rest.split_at_checked(length).ok_or(FlvError::Short)?;
             has_sets |= unit.first().is_some_and(|first| self.is_set(*first));
+            keyframe |= unit.first().is_some_and(|first| self.is_entry(*first));
             units.extend_from_slice(&[0, 0, 0, 1]);
             units.extend_from_slice(unit);
             body = rest;
@@ -164,7 +166,15 @@ impl Pictures {
             };
             units.splice(at..at, self.sets.iter().copied());
         }
-        Ok(units)
+        Ok((units, keyframe))
+    }
+
+    /// Is it a slice that a decoder can start with?
+    fn is_entry(&self, first: u8) -> bool {
+        match self.codec {
+            VideoCodec::H265 => (16..=23).contains(&(first >> 1 & 0x3f)),
+            _ => first & 0x1f == 5,
+        }
     }
 
     fn is_set(&self, first: u8) -> bool {
@@ -258,6 +268,8 @@ mod tests {
         let with_delimiter = [0x17, 1, 0, 0, 0, 0, 0, 0, 2, 9, 0x10, 0, 0, 0, 2, 0x65, 9];
         let unit = flv.video(1040, &with_delimiter).unwrap().unwrap().1;
         assert_eq!(unit.data, [0, 0, 0, 1, 9, 0x10, 0, 0, 0, 1, 0x67, 1, 0, 0, 0, 1, 0x68, 0, 0, 0, 1, 0x65, 9]);
+        let unmarked = [0x27, 1, 0, 0, 0, 0, 0, 0, 2, 0x65, 9];
+        assert!(flv.video(1060, &unmarked).unwrap().unwrap().1.keyframe);
         let early = [0x27, 1, 0xff, 0xff, 0xd8, 0, 0, 0, 1, 0x41];
         let unit = flv.video(1080, &early).unwrap().unwrap().1;
         assert_eq!((unit.keyframe, unit.pts), (false, Some(Ticks(1040 * 90))));
@@ -280,6 +292,7 @@ mod tests {
     fn aac_gets_the_header_that_decoders_expect() {
         let mut flv = Flv::default();
         assert_eq!(flv.audio(0, &[0xaf, 1, 1, 2]), Ok(None), "no configuration yet");
+        assert_eq!(flv.audio(0, &[0xaf, 0]), Ok(None), "announced, not known");
         assert_eq!(flv.audio(0, &[0xaf, 0, 0x11, 0x90]), Ok(None));
         let (info, packet) = flv.audio(20, &[0xaf, 1, 1, 2, 3]).unwrap().unwrap();
         assert_eq!(info.stream_type, AAC);

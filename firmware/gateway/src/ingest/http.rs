@@ -85,6 +85,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, room: Arc<Semaphore>
             let serving = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS)
+                .half_close(true)
                 .serve_connection(TokioIo::new(socket), service);
             if let Err(error) = serving.await {
                 tracing::debug!(%peer, %error, "push connection ended");
@@ -97,11 +98,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, room: Arc<Semaphore>
 type Refused = (StatusCode, String);
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    shared.busy.fetch_add(1, Ordering::SeqCst);
+    let _busy = Busy::new(&shared);
     let wants_parts = accepts_parts(request.headers());
     let answered = take(&shared, request).await;
-    shared.busy.fetch_sub(1, Ordering::SeqCst);
-    shared.moved.notify_one();
     let response = match answered {
         Ok(None) => Response::new(Full::default()),
         Ok(Some((number, renditions))) if wants_parts => match parts(&number, &renditions).await {
@@ -128,7 +127,7 @@ fn accepts_parts(headers: &HeaderMap) -> bool {
 type Renditions = Vec<(String, RenditionFile)>;
 
 /// Takes one push and waits for its renditions; `None` for what is accepted and not used.
-async fn take(shared: &Shared, request: Request<Incoming>) -> Result<Option<(String, Renditions)>, Refused> {
+async fn take(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Option<(String, Renditions)>, Refused> {
     if !matches!(*request.method(), Method::PUT | Method::POST) {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "push segments by PUT or POST".into()));
     }
@@ -150,15 +149,40 @@ async fn take(shared: &Shared, request: Request<Incoming>) -> Result<Option<(Str
             return Err((StatusCode::CONFLICT, "another stream is being pushed".into()));
         }
     }
+    // A pusher that hangs up without waiting for the answer has pushed all the same.
+    let transcoding = tokio::spawn(transcode(Arc::clone(shared), body, duration));
+    let transcoded = transcoding.await.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(Some((number.to_owned(), transcoded?)))
+}
+
+async fn transcode(shared: Arc<Shared>, body: Bytes, duration: Option<u64>) -> Result<Renditions, Refused> {
     let (codec, segment) = read(&body, duration)?;
     let (reply, outcome) = oneshot::channel();
     let fed = Fed { segment, reply: Some(reply) };
     let gone = (StatusCode::SERVICE_UNAVAILABLE, "the stream has ended".to_owned());
+    let _busy = Busy::new(&shared);
     shared.feed.send(Ok((codec, fed))).await.map_err(|_| gone.clone())?;
     match outcome.await {
-        Ok(Ok(renditions)) => Ok(Some((number.to_owned(), renditions))),
+        Ok(Ok(renditions)) => Ok(renditions),
         Ok(Err(text)) => Err((StatusCode::SERVICE_UNAVAILABLE, text)),
         Err(_) => Err(gone),
+    }
+}
+
+/// The stream is not idle while one of these lives.
+struct Busy<'a>(&'a Shared);
+
+impl<'a> Busy<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.busy.fetch_add(1, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::SeqCst);
+        self.0.moved.notify_one();
     }
 }
 

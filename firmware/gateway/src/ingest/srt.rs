@@ -21,7 +21,8 @@ pub(super) async fn listen(
     let local = socket.local_addr()?;
     let options = options.clone();
     let serving = async move {
-        match SrtSocket::builder().latency(options.latency).socket(socket).listen().await {
+        let caller = SrtSocket::builder().latency(options.latency).local_ip(local.ip()).local_port(local.port());
+        match caller.socket(socket).listen().await {
             Ok(caller) => take(caller, &options, &feed).await,
             Err(error) => tracing::warn!(%error, "SRT caller was not accepted"),
         }

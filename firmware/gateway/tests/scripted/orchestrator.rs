@@ -146,7 +146,7 @@ impl Orchestrator {
                 ..Default::default()
             }),
             address: recipient.map(|recipient| recipient.as_bytes().to_vec()).unwrap_or_default(),
-            capabilities: Some(net::Capabilities { bitstring: vec![0x0400_5fff], ..Default::default() }),
+            capabilities: Some(net::Capabilities { bitstring: vec![0x0400_1fff], ..Default::default() }),
             auth_token: Some(net::AuthToken {
                 token: vec![5; 32],
                 session_id: format!("{number:08x}"),
