@@ -63,9 +63,13 @@ sim: build
 e2e: build
     cargo test --locked --release -p millrace-tests --test e2e
 
-# A benchmark: `transcode`, `tickets` or `node`; writes target/bench/NAME.json
+# A benchmark: `transcode`, `tickets`, `node` or `signature`; writes target/bench/NAME.json
 bench name *args: build
     tests/bench/run.sh {{ name }} {{ args }}
+
+# Feed every parser what libFuzzer invents: all targets, or one, for so many runs each (a million unless told)
+fuzz target="all" runs="1000000":
+    tests/fuzz/run.sh {{ target }} {{ runs }}
 
 # What CI runs
 ci: check test demo

@@ -6,9 +6,9 @@ name=${1:-}
 [ $# -gt 0 ] && shift
 case $name in
   transcode) tests/bench/install-vmaf.sh || echo "bench: no VMAF here; quality is compared by PSNR and SSIM" >&2 ;;
-  tickets) ;;
+  tickets | node | signature) ;;
   *)
-    echo "bench: unknown benchmark '$name'; there are: transcode tickets" >&2
+    echo "bench: unknown benchmark '$name'; there are: transcode tickets node signature" >&2
     exit 64
     ;;
 esac

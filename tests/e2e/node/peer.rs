@@ -68,7 +68,7 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 /// TLS to whoever answers, offering only this HTTP version.
-fn tls(speak: Speak) -> Arc<ClientConfig> {
+pub(crate) fn tls(speak: Speak) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
