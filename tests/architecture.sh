@@ -29,6 +29,7 @@ only rusqlite millrace-controller
 only landlock sandbox
 only seccompiler sandbox
 only axum orchestrator millrace-controller
+only transcoder millrace-node
 only nvml-wrapper millrace-hal
 only srt-tokio gateway
 
@@ -66,6 +67,7 @@ apart livepeer tokio ethers gstreamer sled
 apart ledger tokio ethers gstreamer
 apart video-signature tokio gstreamer
 apart orchestrator ethers gstreamer rumqttc
+apart transcoder ethers gstreamer rumqttc
 
 [ "$fail" = 0 ] && echo "architecture: every power has its one owner"
 exit "$fail"

@@ -19,6 +19,7 @@ use sandbox::memfd::{MemfdError, Writer};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::Remotes;
 use super::registry::MemberId;
 use super::verify::Part;
 use crate::admission::{UploadMemory, UploadMemoryFull};
@@ -100,7 +101,7 @@ pub(crate) async fn serve<T: Transcoder, B: Broker, S: Signer>(
     headers: HeaderMap,
     mut body: Body,
 ) -> Response {
-    let (status, text) = receive(&node, &headers, &mut body).await;
+    let (status, text) = receive(&node.remotes, &node.upload_memory, &headers, &mut body).await;
     if !status.is_success()
         && let Some(suppressed) = node.log_limit.allow(peer.0.ip())
     {
@@ -112,10 +113,15 @@ pub(crate) async fn serve<T: Transcoder, B: Broker, S: Signer>(
     response
 }
 
-async fn receive<T, B, S>(node: &Orchestrator<T, B, S>, headers: &HeaderMap, body: &mut Body) -> (StatusCode, String) {
+async fn receive(
+    remotes: &Remotes,
+    budget: &UploadMemory,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> (StatusCode, String) {
     let field = |name: &str| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
     let line = |status: StatusCode, text: &str| (status, format!("{text}\n"));
-    if field("Authorization") != SCHEME.as_bytes() || !node.remotes.knows(field("Credentials")) {
+    if field("Authorization") != SCHEME.as_bytes() || !remotes.knows(field("Credentials")) {
         return line(StatusCode::UNAUTHORIZED, "Unauthorized");
     }
     let number = |name: &str| std::str::from_utf8(field(name)).ok().and_then(|text| text.parse::<i64>().ok());
@@ -129,11 +135,11 @@ async fn receive<T, B, S>(node: &Orchestrator<T, B, S>, headers: &HeaderMap, bod
     let decoded = number("Pixels").and_then(|pixels| u64::try_from(pixels).ok());
     let Some(decoded) = decoded else { return line(StatusCode::BAD_REQUEST, "Invalid Pixels") };
     // Late, or never ours: ignored, as the network does.
-    let Some(mut task) = node.remotes.lock().tasks.remove(&id) else { return line(StatusCode::OK, "OK") };
+    let Some(mut task) = remotes.lock().tasks.remove(&id) else { return line(StatusCode::OK, "OK") };
 
     let read = match boundary {
         Some(Ok(boundary)) => {
-            let parts = read_parts(&mut task, body, &boundary, &node.upload_memory).await;
+            let parts = read_parts(&mut task, body, &boundary, budget).await;
             parts.map(|(parts, memory)| Report::Done { parts, decoded, memory })
         }
         Some(Err(error)) => Err(error.into()),
@@ -263,3 +269,6 @@ impl Open {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
