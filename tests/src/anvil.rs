@@ -63,6 +63,8 @@ pub struct Anvil {
     rpc: Rpc,
     chain_id: u64,
     mining: Mining,
+    /// It writes every block's state to disk, gigabytes over time, and leaves it there: here, until it ends.
+    _states: tempfile::TempDir,
 }
 
 /// The top of the working tree.
@@ -113,8 +115,11 @@ impl Anvil {
             None => tempfile::tempfile(),
         }
         .context("anvil's log")?;
+        let states = tempfile::tempdir().context("a directory for anvil's states")?;
         let mut command = Command::new(program);
         command
+            .arg("--cache-path")
+            .arg(states.path())
             .args(["--host", "127.0.0.1", "--accounts", "1", "--hardfork", "cancun"])
             .args(["--port", &options.port.to_string()])
             .args(["--chain-id", &options.chain_id.to_string()])
@@ -151,7 +156,7 @@ impl Anvil {
         let url = format!("http://{address}");
         let endpoint: Endpoint = url.parse().context("anvil's address")?;
         let rpc = Rpc::any_chain(endpoint, REQUEST)?;
-        Ok(Self { child, url, rpc, chain_id: options.chain_id, mining: options.mining })
+        Ok(Self { child, url, rpc, chain_id: options.chain_id, mining: options.mining, _states: states })
     }
 
     /// Where it answers.
