@@ -82,7 +82,8 @@ async fn a_hot_box_turns_newcomers_away_keeps_its_sessions_and_recovers_when_it_
     // A little cooler is not cool: looks a second apart change nothing, however long the last good one is ago.
     for millidegrees in [80_000, 79_000, 78_000] {
         sensor.set(millidegrees);
-        let between = node.until(|status| celsius(status).is_some_and(|c| c < 80.5 && c * 1000.0 <= millidegrees as f32)).await;
+        let between =
+            node.until(|status| celsius(status).is_some_and(|c| c < 80.5 && c * 1000.0 <= millidegrees as f32)).await;
         assert_eq!(between.capacity.derate_percent, 0, "at {millidegrees}");
     }
     newcomer.refused(&node.uri, 403, "OrchestratorCapped").await;

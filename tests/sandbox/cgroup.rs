@@ -26,7 +26,8 @@ fn a_memory_hog_is_killed_by_its_groups_limit_and_known_for_it() {
 
 #[test]
 fn a_fork_bomb_meets_the_groups_limit_even_as_root() {
-    let Some((mut probe, _)) = grouped(ProcessLimits { tasks: 40, ..ProcessLimits::default() }, &["--jail-only"]) else {
+    let Some((mut probe, _)) = grouped(ProcessLimits { tasks: 40, ..ProcessLimits::default() }, &["--jail-only"])
+    else {
         return;
     };
     let told = probe.told("fork-bomb");

@@ -40,7 +40,7 @@ impl SpeedMemory {
     /// Recalls the speed once a worker is ready, then keeps it until `stop`, and once more at the end.
     pub(crate) async fn keep(self, stop: CancellationToken) {
         let Some(on) = self.recall(&stop).await else { return stop.cancelled().await };
-        let mut written = self.pool.load().map(|load| load.speed());
+        let mut written = None;
         loop {
             let last = tokio::select! {
                 () = tokio::time::sleep(EVERY) => false,

@@ -109,10 +109,12 @@ impl Schedule {
         Some(Start { session, job: ticket.job, threads: self.threads() })
     }
 
-    /// Threads for a segment that starts now: all of the box for one alone, one each on a loaded box.
+    /// Threads for a segment that starts now: all of the box for one alone, a share beside few others, and one for each
+    /// encoder on a loaded box, where its renditions side by side keep its part of the box busy.
     fn threads(&self) -> u32 {
         let willing = self.lines.values().filter(|line| line.running.is_some() || !line.waiting.is_empty()).count();
-        let share = self.parallel.threads / willing.clamp(1, self.parallel.slots.max(1));
+        let Parallel { slots, threads } = self.parallel;
+        let share = if slots > 1 && willing >= slots { 1 } else { threads / willing.clamp(1, slots.max(1)) };
         u32::try_from(share.max(1)).unwrap_or(u32::MAX)
     }
 

@@ -45,7 +45,7 @@ impl WarmUp {
     ///
     /// # Errors
     /// [`RunError`]; a worker that fails at this is of no use.
-    pub(super) fn run(&self, worker: &mut Worker) -> Result<Spent, RunError> {
+    pub fn run(&self, worker: &mut Worker) -> Result<Spent, RunError> {
         let job = Job {
             id: 0,
             profiles: self.profiles.clone(),

@@ -69,7 +69,7 @@ fn a_segment_that_cannot_be_done_in_time_is_known_before_its_deadline() {
 }
 
 #[test]
-fn one_segment_alone_has_all_threads_and_a_loaded_box_gives_each_its_share() {
+fn one_segment_alone_has_all_threads_and_on_a_loaded_box_each_encoder_has_one() {
     let threads = |sessions: &[&str]| {
         let mut schedule = schedule(4, 8);
         for (job, session) in (1..).zip(sessions) {
@@ -79,7 +79,9 @@ fn one_segment_alone_has_all_threads_and_a_loaded_box_gives_each_its_share() {
     };
     assert_eq!(threads(&["a"]), 8);
     assert_eq!(threads(&["a", "b"]), 4);
-    assert_eq!(threads(&["a", "b", "c", "d", "e", "f", "g", "h"]), 2);
+    assert_eq!(threads(&["a", "b", "c"]), 2);
+    assert_eq!(threads(&["a", "b", "c", "d"]), 1);
+    assert_eq!(threads(&["a", "b", "c", "d", "e", "f", "g", "h"]), 1);
     let mut narrow = schedule(2, 1);
     narrow.push("a", ticket(1, 100)).unwrap();
     assert_eq!(narrow.next(|_| true).unwrap().threads, 1);
