@@ -102,9 +102,8 @@ impl Overview {
     #[must_use]
     pub fn read(file: &[u8]) -> Option<Self> {
         let field = |first: usize, bits: usize| {
-            (first..first + bits).try_fold(0u32, |value, bit| {
-                Some(value << 1 | u32::from(file.get(bit / 8)? >> (7 - bit % 8) & 1))
-            })
+            (first..first + bits)
+                .try_fold(0u32, |value, bit| Some(value << 1 | u32::from(file.get(bit / 8)? >> (7 - bit % 8) & 1)))
         };
         let (last_column, last_row) = (field(65, 16)?, field(81, 16)?);
         Some(Self { width: last_column + 1, height: last_row + 1, frames: field(129, 32)? })

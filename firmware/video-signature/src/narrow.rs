@@ -25,10 +25,13 @@ pub fn little_endian(plane: &[u8], stride: usize, size: (usize, usize), depth: u
         _ => return Err(Error::Depth { depth }),
     };
     let (width, height) = size;
+    if width == 0 || height == 0 {
+        return Ok(Vec::new());
+    }
     if stride / 2 < width {
         return Err(Error::StrideTooNarrow { stride, width });
     }
-    let needed = stride.saturating_mul(height.saturating_sub(1)).saturating_add(width * 2);
+    let needed = stride.saturating_mul(height - 1).saturating_add(width * 2);
     if plane.len() < needed {
         return Err(Error::PlaneTooShort { length: plane.len(), needed });
     }
@@ -64,5 +67,6 @@ mod tests {
         assert_eq!(little_endian(&[0; 8], 3, (2, 2), 10), Err(Error::StrideTooNarrow { stride: 3, width: 2 }));
         assert_eq!(little_endian(&[0; 7], 4, (2, 2), 10), Err(Error::PlaneTooShort { length: 7, needed: 8 }));
         assert_eq!(little_endian(&[0; 8], 4, (2, 2), 16), Err(Error::Depth { depth: 16 }));
+        assert_eq!(little_endian(&[], 0, (0, 10), 10), Ok(Vec::new()));
     }
 }
