@@ -245,6 +245,8 @@ impl Drop for Stage {
         for element in self.elements.iter().rev() {
             let _ = element.set_state(gst::State::Null);
         }
+        // What nobody read holds the element that said it, which holds the bus: a circle of memory and descriptors.
+        self.bus.set_flushing(true);
     }
 }
 
