@@ -634,8 +634,8 @@ async fn a_service_uri_that_differs_is_noticed() {
     assert_eq!(broker.service_uri(recipient()).await.unwrap(), "");
     chain.set_service_uri(recipient(), "https://node.example.org:8935").await.unwrap();
     assert_eq!(broker.service_uri(recipient()).await.unwrap(), "https://node.example.org:8935");
-    assert!(broker.check_service_uri("https://node.example.org:8935/").await.unwrap());
-    assert!(!broker.check_service_uri("https://other.example.org:8935").await.unwrap());
+    let registered = broker.registered_service_uri(broker.config().recipient).await.unwrap();
+    assert_eq!(registered.as_deref(), Some("https://node.example.org:8935"));
 }
 
 /// A door in front of an endpoint that can be shut.

@@ -207,24 +207,6 @@ impl EthBroker {
         ask::answer::<GetServiceURICall, GetServiceURIReturn>(Call::Round, answer).map(|uri| uri.0)
     }
 
-    /// Compares the registered service URI with the one this node serves under, and warns when gateways would be
-    /// sent elsewhere. The node cannot change it: the stake key is not here.
-    ///
-    /// # Errors
-    /// As [`EthBroker::service_uri`].
-    pub async fn check_service_uri(&self, own: &str) -> Result<bool, ChainError> {
-        let registered = self.service_uri(self.0.config.recipient).await?;
-        let same = registered.trim_end_matches('/') == own.trim_end_matches('/');
-        if !same {
-            tracing::warn!(
-                registered,
-                own,
-                "service uri on chain differs: gateways are sent there, set it with the stake key"
-            );
-        }
-        Ok(same)
-    }
-
     async fn read_sender_info(&self, sender: Address) -> Result<SenderInfo, ChainError> {
         let inner = &self.0;
         let broker = self.deployment().await?.ticket_broker;
@@ -363,6 +345,10 @@ impl Broker for EthBroker {
 
     async fn broadcast(&self, signed: &[u8]) -> Result<(), BrokerError> {
         Ok(self.send(signed).await?)
+    }
+
+    async fn registered_service_uri(&self, account: Address) -> Result<Option<String>, BrokerError> {
+        Ok(Some(self.service_uri(account).await?))
     }
 
     async fn ether_price(&self, feed: Address) -> Result<FeedAnswer, BrokerError> {

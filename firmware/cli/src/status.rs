@@ -108,6 +108,7 @@ fn print(status: &NodeStatus) {
             "workers",
             format!("{} alive, {} at work, {} lost, {}", workers.alive, workers.busy, workers.lost, workers.engine),
         ),
+        ("engines", workers.engines.iter().filter_map(engine).collect::<Vec<_>>().join("; ")),
         ("no workers", workers.unfit.clone().unwrap_or_default()),
         ("jail", workers.jail_layers.join(" ")),
         (
@@ -115,6 +116,17 @@ fn print(status: &NodeStatus) {
             workers.jail_missing.iter().map(|(layer, why)| format!("{layer} ({why})")).collect::<Vec<_>>().join(", "),
         ),
     ]);
+    print_boxes(status);
+    if let Some(prices) = &status.prices {
+        println!();
+        let asked = if prices.asked.is_empty() { "none is known now" } else { &prices.asked };
+        table::facts(&[
+            ("price asked", asked.to_owned()),
+            ("before overhead", prices.base.clone()),
+            ("never above", prices.ceiling.clone()),
+            ("ether costs", prices.ether.clone()),
+        ]);
+    }
     if let Some(chain) = &status.chain {
         println!();
         table::facts(&[
@@ -135,5 +147,46 @@ fn print(status: &NodeStatus) {
         };
         let rows: Vec<_> = status.alarms.iter().map(row).collect();
         table::print(&["severity", "alarm", "about", "what to do"], &rows);
+    }
+}
+
+/// An engine that is left alone or in doubt, and why; of the others nothing need be told here.
+fn engine(status: &service::status::EngineStatus) -> Option<String> {
+    let told = matches!(status.state.as_str(), "quarantined" | "suspect");
+    told.then(|| {
+        format!("{} {}: {}", status.name, status.state, status.reason.as_deref().unwrap_or("a worker was lost"))
+    })
+}
+
+/// The boxes that transcode for us, and the orchestrators we transcode for.
+fn print_boxes(status: &NodeStatus) {
+    if !status.transcoders.is_empty() {
+        println!();
+        let row = |attached: &service::status::AttachedTranscoder| {
+            vec![
+                attached.address.clone(),
+                attached.version.clone(),
+                attached.standing.clone(),
+                format!("{} of {}", attached.sessions, attached.capacity),
+                format!("{:.0} %", attached.load * 100.0),
+                format!("{} done, {} failed", attached.segments_ok, attached.segments_failed),
+                text::uptime(attached.attached_s),
+            ]
+        };
+        let rows: Vec<_> = status.transcoders.iter().map(row).collect();
+        table::print(&["transcoder", "version", "standing", "sessions", "load", "segments", "attached for"], &rows);
+    }
+    if !status.orchestrators.is_empty() {
+        println!();
+        let row = |link: &service::status::OrchestratorLink| {
+            vec![
+                link.address.clone(),
+                link.state.clone(),
+                format!("{} posted, {} failed", link.segments_ok, link.segments_failed),
+                link.error.clone().unwrap_or_default(),
+            ]
+        };
+        let rows: Vec<_> = status.orchestrators.iter().map(row).collect();
+        table::print(&["orchestrator", "state", "segments", "last trouble"], &rows);
     }
 }

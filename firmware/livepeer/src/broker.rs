@@ -175,6 +175,14 @@ pub trait Broker: Send + Sync + 'static {
         async move { Err(BrokerError { class: FaultClass::Operator, detail }) }
     }
 
+    /// The service URI an account has registered, where the chain keeps such things; empty when it has none.
+    fn registered_service_uri(
+        &self,
+        _account: Address,
+    ) -> impl Future<Output = Result<Option<String>, BrokerError>> + Send {
+        async { Ok(None) }
+    }
+
     /// What became of a transaction with this hash, sender and account nonce.
     fn transaction_status(
         &self,

@@ -3,13 +3,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::{ChainConfig, ChainError, EthBroker};
+use chain::{ARBITRUM_ONE, ChainConfig, ChainError, EthBroker};
 use ledger::{Ledger, LedgerError, OpenOptions};
 use livepeer::credentials::TokenKey;
 use livepeer::recipient_rand::RecipientSecret;
 use livepeer::units::Timestamp;
-use millrace_hal::{Clock, LinuxClock, LinuxSensors, Sensors};
+use millrace_hal::{Clock, Identity, LinuxClock, LinuxEncoders, LinuxSensors, Sensors};
 use orchestrator::config::ServiceUri;
+use orchestrator::engines::Engines;
 use orchestrator::payment::TillParts;
 use orchestrator::pool::{Driver, Parallel, Pool, PoolConfig, PoolError, WarmUp};
 use orchestrator::prices::FeedReport;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Config, Workers};
+use crate::hardware::Board;
 
 /// How long signer and chain may take to answer at start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +48,8 @@ pub(crate) enum NodeError {
         #[source]
         source: std::io::Error,
     },
+    #[error("gateways cannot reach {0}: set serve.service_uri to the public address that is registered on chain")]
+    Unroutable(ServiceUri),
     #[error("signals cannot be listened for")]
     Signals(#[source] std::io::Error),
     #[error("cannot listen on {address}")]
@@ -76,6 +80,10 @@ pub(crate) enum NodeError {
     Chain(#[from] ChainError),
     #[error("the chain could not be read within {PATIENCE:?}")]
     ChainLate(#[source] ChainError),
+    #[error("transcoder")]
+    Trust(#[from] transcoder::TrustError),
+    #[error("no secret for {0}: set transcoder.secret_file, or give the systemd credential orch-secret")]
+    NoSecret(String),
     #[error("signer")]
     Signer(#[from] SignerError),
     #[error("signer signs for chain {signer:?}, the configuration names {configured}")]
@@ -103,7 +111,7 @@ impl NodeError {
             }
             Self::Secret(CredentialError::Exposed { .. }) => ExitReason::Permission,
             Self::Chain(error) if error.needs_operator() => ExitReason::Config,
-            Self::SignerChain { .. } => ExitReason::Config,
+            Self::SignerChain { .. } | Self::Trust(_) | Self::NoSecret(_) | Self::Unroutable(_) => ExitReason::Config,
             Self::Listen { .. }
             | Self::NoWorker
             | Self::WorkerMissing(_)
@@ -165,8 +173,16 @@ pub(crate) fn pool(config: &Config, state_dir: &Path) -> Result<Workshop, NodeEr
     let threads = workers.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
     let threads = threads.unwrap_or(1);
     let cgroups = launch.cgroups.clone();
+    let engines = Engines::new(orchestrator::engines::Parts {
+        order: workers.engines.clone(),
+        hardware: Box::new(LinuxEncoders::new(&config.thermal.hardware_root)),
+        clock: Arc::new(LinuxClock),
+        state_dir: Some(state_dir.to_owned()),
+        launch: launch.clone(),
+    });
     let mut plan = PoolConfig::new(launch, config.serve.max_sessions.at_most(sessions_by_memory()), threads);
     plan.registry = Some(registry);
+    plan.engines = Some(Arc::new(engines));
     plan.idle = workers.idle;
     plan.headroom_percent = config.serve.headroom_percent;
     plan.parallel.slots = workers.slots.unwrap_or(plan.parallel.slots);
@@ -208,7 +224,7 @@ fn worker_program(workers: &Workers) -> Result<PathBuf, NodeError> {
 
 /// Tells the status of the workers, and how many segments were tried again.
 pub(crate) fn workers_status(pool: &Pool) -> impl Fn(&mut NodeStatus) + Send + use<> {
-    let status = pool.status();
+    let (status, engines) = (pool.status(), pool.engines());
     let proved_at = std::sync::Mutex::new(None::<Instant>);
     move |told| {
         let status = status.borrow();
@@ -224,6 +240,7 @@ pub(crate) fn workers_status(pool: &Pool) -> impl Fn(&mut NodeStatus) + Send + u
             busy: count(status.busy),
             lost: status.lost,
             engine: proved.as_ref().map(|ready| ready.engine.clone()).unwrap_or_default(),
+            engines: engines.as_ref().map(|engines| engines.status()).unwrap_or_default(),
             probe_age_s: proved_at.map(|since| since.elapsed().as_secs()),
             jail_layers: proved.as_ref().map(|ready| ready.layers.clone()).unwrap_or_default(),
             jail_missing: proved.as_ref().map(|ready| ready.missing_layers.clone()).unwrap_or_default(),
@@ -238,6 +255,8 @@ pub(crate) struct OnChain {
     pub(crate) ledger: Ledger,
     pub(crate) till: Till<EthBroker, SignerClient>,
     pub(crate) redeemer: Redeemer<EthBroker, SignerClient>,
+    /// Where what the price feed tells goes.
+    pub(crate) feed: watch::Sender<FeedReport>,
 }
 
 /// Signer, chain and ledger, each checked against the others.
@@ -264,7 +283,7 @@ pub(crate) async fn on_chain(
         Arc::new(LinuxClock),
         config.redeem.clone(),
     );
-    let (_, feed) = watch::channel(FeedReport::default());
+    let (told, feed) = watch::channel(FeedReport::default());
     let till = Till::new(TillParts {
         broker: Arc::clone(&broker),
         signer,
@@ -275,7 +294,7 @@ pub(crate) async fn on_chain(
         feed,
         redeemer: reported,
     });
-    Ok(OnChain { broker, ledger, till, redeemer })
+    Ok(OnChain { broker, ledger, till, redeemer, feed: told })
 }
 
 /// Waits for the signer: it starts beside us, and may take a password first.
@@ -327,6 +346,9 @@ pub(crate) async fn listen(config: &Config) -> Result<(TcpListener, ServiceUri),
     let listener = TcpListener::bind(listen.address).await.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     let uri = config.serve.service_uri.clone().unwrap_or_else(|| ServiceUri::of_listener(listen.tls, bound));
+    if config.chain.as_ref().is_some_and(|chain| chain.chain_id == ARBITRUM_ONE) && !uri.is_routable() {
+        return Err(NodeError::Unroutable(uri));
+    }
     Ok((listener, uri))
 }
 
@@ -361,15 +383,23 @@ pub(crate) fn remotes(config: &Config, uri: &ServiceUri) -> Result<Arc<Remotes>,
     Ok(Remotes::new(&config.remote, secret.as_ref(), uri))
 }
 
+/// What gateways see of the node.
+pub(crate) struct Facing {
+    pub(crate) service_uri: ServiceUri,
+    pub(crate) token_key: TokenKey,
+    pub(crate) board: watch::Receiver<Board>,
+}
+
 /// The orchestrator itself.
 pub(crate) fn orchestrator(
     config: &Config,
-    service_uri: ServiceUri,
-    token_key: TokenKey,
+    facing: Facing,
     pool: Pool,
     remotes: Arc<Remotes>,
     till: Option<Till<EthBroker, SignerClient>>,
 ) -> Arc<Node> {
+    let Facing { service_uri, token_key, board } = facing;
+    let model = Identity::read(&config.thermal.hardware_root).model.unwrap_or_default();
     let (proved, can) = (proved_by(&pool), proved_by(&pool));
     let can = move || orchestrator::node::offered_by(&can());
     Orchestrator::new(Parts {
@@ -380,7 +410,7 @@ pub(crate) fn orchestrator(
         proved: Box::new(proved),
         till,
         remotes,
-        hardware: Vec::new(),
+        hardware: Box::new(move || board.borrow().offered(&model)),
         clock: Arc::new(LinuxClock),
     })
 }

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chain::ChainConfig;
+use millrace_hal::Engine;
 use millrace_hal::thermal::{HeatLimits, Limits};
 use orchestrator::remote::RemoteConfig;
 use orchestrator::{PaymentConfig, RedeemerConfig};
@@ -31,6 +32,9 @@ pub(crate) struct Config {
     pub(crate) payment: PaymentConfig,
     /// How winning tickets are redeemed; used on chain only.
     pub(crate) redeem: RedeemerConfig,
+    /// For whom we transcode. With it the node attaches to orchestrators elsewhere and serves no gateways itself: no
+    /// port is opened, no chain and no signer are used. Default none.
+    pub(crate) transcoder: Option<transcoder::Config>,
     /// The chain. Default none: the node works off-chain, for anybody, for nothing.
     pub(crate) chain: Option<ChainConfig>,
 }
@@ -47,6 +51,7 @@ impl Default for Config {
             thermal: Thermal::default(),
             payment: PaymentConfig::default(),
             redeem: RedeemerConfig::default(),
+            transcoder: None,
             chain: None,
         }
     }
@@ -67,11 +72,14 @@ pub(crate) struct Workers {
     /// Segments at the same time, each of another session. Range 1–1024, default: one for two threads, at least two
     /// where there are two.
     pub(crate) slots: Option<usize>,
+    /// Engines in the order in which they are tried; those left out are not. Where none works, and for what they cannot
+    /// do, the processor works. Default `["jetson", "nvidia", "va", "qsv", "v4l2", "software"]`.
+    pub(crate) engines: Vec<Engine>,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { program: None, idle: 1, memory_mib: 1536, threads: None, slots: None }
+        Self { program: None, idle: 1, memory_mib: 1536, threads: None, slots: None, engines: Engine::ALL.to_vec() }
     }
 }
 
@@ -171,6 +179,10 @@ pub(crate) enum ConfigError {
     },
     #[error("configuration")]
     Chain(#[from] chain::ConfigError),
+    #[error("configuration")]
+    Transcoder(#[from] transcoder::ConfigError),
+    #[error("configuration: a node has one role: transcoder and {0} exclude each other")]
+    Roles(&'static str),
     #[error("configuration: workers.{key} is {value}, must be {min} to {max}")]
     Workers { key: &'static str, value: u64, min: u64, max: u64 },
     #[error("configuration: thermal.{key} is {value}, must be {min} to {max}")]
@@ -205,6 +217,15 @@ impl Config {
         self.payment.check().map_err(part("payment"))?;
         self.redeem.check().map_err(part("redeem"))?;
         self.thermal.check()?;
+        if let Some(transcoder) = &self.transcoder {
+            transcoder.check()?;
+            if self.chain.is_some() {
+                return Err(ConfigError::Roles("chain"));
+            }
+            if self.remote.secret_file.is_some() {
+                return Err(ConfigError::Roles("remote"));
+            }
+        }
         let size = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         for (key, value, min, max) in [
             ("idle", size(self.workers.idle), 1, 8),

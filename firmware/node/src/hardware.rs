@@ -5,6 +5,7 @@
 //! a time on fewer threads, and less processor time for the workers' control group. Sessions go on all the same.
 use std::time::Duration;
 
+use livepeer::wire::net;
 use millrace_hal::thermal::{Cause, Reason};
 use millrace_hal::{Derate, GpuReadings, Percent, Thermal as Policy};
 use orchestrator::pool::{Parallel, Pool, Transcoder};
@@ -81,6 +82,28 @@ impl Board {
             held_down_by: reasons.map(|reason| format!("{} %: {}", reason.percent.0, reason.text)).collect(),
             gpus: gpus.iter().map(gpu).collect(),
         });
+    }
+}
+
+impl Board {
+    /// The hardware as gateways are told of it: one entry for the box, with its graphics processors.
+    pub(crate) fn offered(&self, model: &str) -> Vec<net::HardwareInformation> {
+        let gpus = self.seen.iter().flat_map(|(_, look)| &look.gpus).filter(|gpu| gpu.fault.is_none());
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let gpus = gpus.enumerate().map(|(index, gpu)| {
+            let total = gpu.memory_total.map_or(0, |bytes| bytes.0);
+            let free = total.saturating_sub(gpu.memory_used.map_or(0, |bytes| bytes.0));
+            let told = net::GpuComputeInfo {
+                id: gpu.address.clone(),
+                name: gpu.name.clone().unwrap_or_default(),
+                memory_free: bytes(free),
+                memory_total: bytes(total),
+                ..net::GpuComputeInfo::default()
+            };
+            (index.to_string(), told)
+        });
+        let (pipeline, model_id) = ("transcoding".to_owned(), model.to_owned());
+        vec![net::HardwareInformation { pipeline, model_id, gpu_info: gpus.collect() }]
     }
 }
 

@@ -4,15 +4,18 @@
 //! ```text
 //! Starting ── a worker is ready ──► Serving ── signal, or a task ended ──► Draining ──► Stopped
 //! ```
-//! Draining: accept no more → finish segments → end workers → end the redeemer → close the ledger.
+//! Draining: no newcomers → sessions end → accept no more → finish segments → end workers → end the redeemer →
+//! close the ledger.
 use std::collections::HashSet;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_hal::LinuxClock;
 use service::status::NodeStatus;
 use service::{Heartbeats, Shutdown};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,32 +26,38 @@ use crate::hardware::{self, Board, Throttle};
 use crate::speed::SpeedMemory;
 
 /// The longest pulse of the tasks that have one; a redemption may wait this long for slow endpoints.
-const PULSE: Duration = Duration::from_secs(20);
+pub(crate) const PULSE: Duration = Duration::from_secs(20);
 /// The longest pulse of the redeemer: a round of its work asks the chain several times.
 const REDEEMER_PULSE: Duration = Duration::from_secs(300);
 /// The longest pulse of the task that looks at the hardware: a driver may hang for as long as it is waited for.
 const HARDWARE_PULSE: Duration = Duration::from_secs(60);
+/// The longest pulse of the price feed's follower: it looks once a minute.
+const FEED_PULSE: Duration = Duration::from_secs(150);
 /// How long workers and redeemer get to end.
 const END: Duration = Duration::from_secs(10);
 
 /// The long-lived tasks, by name.
 #[derive(Debug, Default)]
-struct Tasks {
-    set: JoinSet<(&'static str, Result<(), NodeError>)>,
+pub(crate) struct Tasks {
+    pub(crate) set: JoinSet<(&'static str, Result<(), NodeError>)>,
     alive: HashSet<&'static str>,
 }
 
 /// How a task ended.
-type Ended = Result<(&'static str, Result<(), NodeError>), tokio::task::JoinError>;
+pub(crate) type Ended = Result<(&'static str, Result<(), NodeError>), tokio::task::JoinError>;
 
 impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), NodeError>> + Send + 'static) {
+    pub(crate) fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), NodeError>> + Send + 'static,
+    ) {
         self.alive.insert(name);
         self.set.spawn(async move { (name, task.await) });
     }
 
     /// The next task that ends. Cancel safe.
-    async fn next(&mut self) -> Option<Ended> {
+    pub(crate) async fn next(&mut self) -> Option<Ended> {
         let ended = self.set.join_next().await;
         if let Some(Ok((name, _))) = &ended {
             self.alive.remove(name);
@@ -81,19 +90,31 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     let (mut till, mut ledger) = (None, None);
     if let Some(parts) = on_chain {
         let (broker, redeemer) = (parts.broker, parts.redeemer);
-        let uri = service_uri.clone();
-        tasks.spawn("chain", async move {
-            if let Err(error) = broker.check_service_uri(uri.as_str()).await {
-                tracing::warn!(reason = %error, "service uri on chain was not read");
-            }
-            match broker.run().await? {}
-        });
+        let (asked, payment) = (Arc::clone(&broker), config.payment.clone());
+        tasks.spawn("chain", async move { match broker.run().await? {} });
+        if orchestrator::prices::need_feed(&payment) {
+            let beat = heartbeats.register("price feed", FEED_PULSE);
+            tasks.spawn("price feed", async move {
+                let (feed, max_age) = (payment.price_feed, payment.price_feed_max_age());
+                orchestrator::prices::follow(asked, feed, max_age, Arc::new(LinuxClock), parts.feed, beat).await;
+                Ok(())
+            });
+        }
         let (beat, stopping) = (heartbeats.register("redeemer", REDEEMER_PULSE), stop.redeemer.clone());
         tasks.spawn("redeemer", async move { Ok(redeemer.run(beat, stopping).await?) });
         (till, ledger) = (Some(parts.till), Some(parts.ledger));
     }
     let remotes = build::remotes(&config, &service_uri)?;
-    let node = build::orchestrator(&config, service_uri.clone(), token_key, pool.clone(), Arc::clone(&remotes), till);
+    let (tell, board) = watch::channel(Board::default());
+    let parts = build::Facing { service_uri: service_uri.clone(), token_key, board: board.clone() };
+    let node = build::orchestrator(&config, parts, pool.clone(), Arc::clone(&remotes), till);
+    let mut switch = DrainSwitch::listen().map_err(NodeError::Signals)?;
+    let switched = Arc::clone(&node);
+    tasks.spawn("drain switch", async move {
+        loop {
+            switched.drain(switch.next().await);
+        }
+    });
     let beat = heartbeats.register("tidy", PULSE);
     let tidied = Arc::clone(&node);
     tasks.spawn("tidy", async move {
@@ -101,19 +122,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
         Ok(())
     });
     let throttle = Throttle { pool: pool.clone(), parallel, cgroups };
-    let beat = heartbeats.register("hardware", HARDWARE_PULSE);
-    let (tell, board) = watch::channel(Board::default());
-    let thermal = config.thermal.clone();
-    tasks.spawn("hardware", async move {
-        hardware::watch(thermal, throttle, tell, beat).await;
-        Ok(())
-    });
-    let memory = SpeedMemory::new(&state_dir, &config.thermal.hardware_root, parallel, pool.clone());
-    let forgetting = stop.workers.clone();
-    tasks.spawn("speed", async move {
-        memory.keep(forgetting).await;
-        Ok(())
-    });
+    look_after(&mut tasks, &config, &state_dir, throttle, tell, &heartbeats, &stop.workers);
     serve_status(&mut tasks, &config, &state_dir, &node, &pool, board, &heartbeats, &stop);
     let watched = Arc::clone(&heartbeats);
     tasks.spawn("watchdog", async move {
@@ -130,12 +139,19 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
                 orchestrator::server::serve(router, listener, tls, most, drain, serving).await;
                 Ok(())
             });
+            if config.serve.availability_check {
+                let (looking, beat) = (Arc::clone(&node), heartbeats.register("availability", PULSE));
+                tasks.spawn("availability", async move {
+                    orchestrator::availability::watch(looking, beat).await;
+                    Ok(())
+                });
+            }
             stop.ready.cancel();
             service::notify_ready();
             let network = if config.chain.is_some() { "onchain" } else { "offchain" };
             tracing::info!(%service_uri, listen = %config.serve.listen, network, "serving gateways");
             tokio::select! {
-                () = shutdown.requested() => Ok(()),
+                () = shutdown.requested() => wait_for_sessions(&config, &node, &mut tasks).await,
                 ended = tasks.next() => Err(early(ended)),
             }
         }
@@ -167,6 +183,65 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     ended
 }
 
+/// The first half of a drain: no newcomers, until the last session has ended or time is up.
+async fn wait_for_sessions(config: &Config, node: &Arc<build::Node>, tasks: &mut Tasks) -> Result<(), NodeError> {
+    node.drain(true);
+    tokio::select! {
+        waited = tokio::time::timeout(config.serve.drain_sessions(), node.drained()) => {
+            if waited.is_err() {
+                tracing::warn!(for_s = config.serve.drain_sessions_s, "sessions still ran at the end of their time");
+            }
+            Ok(())
+        }
+        ended = tasks.next() => Err(early(ended)),
+    }
+}
+
+/// The switch by which a drain begins and ends without stopping: SIGUSR1 and SIGUSR2.
+struct DrainSwitch {
+    on: Signal,
+    off: Signal,
+}
+
+impl DrainSwitch {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { on: signal(SignalKind::user_defined1())?, off: signal(SignalKind::user_defined2())? })
+    }
+
+    /// Waits until it is used; says which way. Cancel safe.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.on.recv() => true,
+            _ = self.off.recv() => false,
+        }
+    }
+}
+
+/// The tasks that look after the box whatever its role: its heat, and its speed for the next start.
+pub(crate) fn look_after(
+    tasks: &mut Tasks,
+    config: &Config,
+    state_dir: &Path,
+    throttle: Throttle,
+    tell: watch::Sender<Board>,
+    heartbeats: &Arc<Heartbeats>,
+    stop: &CancellationToken,
+) {
+    let (pool, parallel) = (throttle.pool.clone(), throttle.parallel);
+    let beat = heartbeats.register("hardware", HARDWARE_PULSE);
+    let thermal = config.thermal.clone();
+    tasks.spawn("hardware", async move {
+        hardware::watch(thermal, throttle, tell, beat).await;
+        Ok(())
+    });
+    let memory = SpeedMemory::new(state_dir, &config.thermal.hardware_root, parallel, pool);
+    let forgetting = stop.clone();
+    tasks.spawn("speed", async move {
+        memory.keep(forgetting).await;
+        Ok(())
+    });
+}
+
 /// Where in its life the node is, and what stops which part.
 #[derive(Debug, Default, Clone)]
 struct Stop {
@@ -178,14 +253,14 @@ struct Stop {
 }
 
 /// What came of waiting for the first worker.
-enum Ready {
+pub(crate) enum Ready {
     Yes,
     Stopped,
     Never(NodeError),
 }
 
 /// Waits for a worker to prove what it can do; before that nothing could be offered truthfully.
-async fn until_ready(pool: &orchestrator::pool::Pool, tasks: &mut Tasks, shutdown: &Shutdown) -> Ready {
+pub(crate) async fn until_ready(pool: &orchestrator::pool::Pool, tasks: &mut Tasks, shutdown: &Shutdown) -> Ready {
     tokio::select! {
         proved = pool.proved() => match proved {
             Ok(_) => Ready::Yes,
@@ -199,7 +274,7 @@ async fn until_ready(pool: &orchestrator::pool::Pool, tasks: &mut Tasks, shutdow
 fn serve_status(
     tasks: &mut Tasks,
     config: &Config,
-    state_dir: &std::path::Path,
+    state_dir: &Path,
     node: &Arc<build::Node>,
     pool: &orchestrator::pool::Pool,
     board: watch::Receiver<Board>,
@@ -210,7 +285,8 @@ fn serve_status(
     let (publish, status) = watch::channel(starting);
     let (node, workers) = (Arc::clone(node), build::workers_status(pool));
     let (stop, beat) = (stop.clone(), heartbeats.register("status", PULSE));
-    let mode = move || match (stop.serving.is_cancelled(), stop.ready.is_cancelled()) {
+    let drained = Arc::clone(&node);
+    let mode = move || match (stop.serving.is_cancelled() || drained.is_draining(), stop.ready.is_cancelled()) {
         (true, _) => "drain",
         (false, true) => "run",
         (false, false) => "starting",
@@ -231,7 +307,7 @@ fn serve_status(
 }
 
 /// A long-lived task ended although nobody asked it to.
-fn early(ended: Option<Ended>) -> NodeError {
+pub(crate) fn early(ended: Option<Ended>) -> NodeError {
     match ended {
         Some(Ok((_, Err(error)))) => error,
         Some(Ok((name, Ok(())))) => NodeError::TaskEnded(name),
@@ -241,7 +317,7 @@ fn early(ended: Option<Ended>) -> NodeError {
 }
 
 /// Waits for a task to end, if it still runs; others that end badly meanwhile are told of.
-async fn finish(tasks: &mut Tasks, awaited: &'static str) {
+pub(crate) async fn finish(tasks: &mut Tasks, awaited: &'static str) {
     while tasks.alive.contains(awaited) {
         match tasks.next().await {
             Some(Ok((_, Ok(())))) => {}
@@ -252,7 +328,7 @@ async fn finish(tasks: &mut Tasks, awaited: &'static str) {
     }
 }
 
-async fn limited(tasks: &mut Tasks, awaited: &'static str) {
+pub(crate) async fn limited(tasks: &mut Tasks, awaited: &'static str) {
     if tokio::time::timeout(END, finish(tasks, awaited)).await.is_err() {
         tracing::warn!(task = awaited, "task did not end in time");
     }

@@ -340,6 +340,16 @@ impl ServiceUri {
         host.unwrap_or_default().trim_matches(['[', ']']).to_owned()
     }
 
+    /// Could a gateway elsewhere reach this host at all? Not the machine itself, nor "every address".
+    #[must_use]
+    pub fn is_routable(&self) -> bool {
+        let host = self.host();
+        match host.parse::<std::net::IpAddr>() {
+            Ok(address) => !address.is_loopback() && !address.is_unspecified(),
+            Err(_) => !host.is_empty() && host != "localhost" && !host.ends_with(".localhost"),
+        }
+    }
+
     /// The URI of a listener at this address: the loopback address stands in for "all interfaces".
     #[must_use]
     pub fn of_listener(tls: bool, mut address: SocketAddr) -> Self {
@@ -448,6 +458,11 @@ mod tests {
         let all: SocketAddr = "0.0.0.0:8935".parse().unwrap();
         assert_eq!(ServiceUri::of_listener(true, all).as_str(), "https://127.0.0.1:8935");
         assert_eq!("https://[::1]:8935".parse::<ServiceUri>().unwrap().host(), "::1");
+        let routable = |uri: &str| uri.parse::<ServiceUri>().unwrap().is_routable();
+        assert!(routable("https://node.example:8935") && routable("https://203.0.113.7:8935"));
+        for nowhere in ["https://localhost:1", "https://0.0.0.0:1", "https://127.0.0.2:1", "https://[::1]:1"] {
+            assert!(!routable(nowhere), "{nowhere}");
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl<T: Transcoder, B: Broker, S: Signer> orchestrator_server::Orchestrator for 
         match node.offer(sender, price, &token).await {
             Ok(mut info) => {
                 if about_us {
-                    info.hardware.clone_from(&node.hardware);
+                    info.hardware = (node.hardware)();
                 }
                 Ok(Response::new(info))
             }

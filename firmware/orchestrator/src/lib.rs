@@ -4,8 +4,10 @@
 //! [`pool`]. What is refused, and in which words, stands in [`reject`].
 
 pub mod admission;
+pub mod availability;
 pub mod config;
 mod delivery;
+pub mod engines;
 pub mod info;
 pub mod node;
 mod object_store;

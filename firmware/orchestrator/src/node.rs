@@ -1,6 +1,7 @@
 //! The orchestrator: the parts every request shares, and the tidying that goes on beside them.
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use livepeer::broker::Broker;
@@ -49,7 +50,7 @@ pub struct Parts<T, B, S> {
     /// The boxes that transcode for us; `transcoder` gives them their work.
     pub remotes: Arc<Remotes>,
     /// What we tell those who ask about our hardware.
-    pub hardware: Vec<net::HardwareInformation>,
+    pub hardware: Box<dyn Fn() -> Vec<net::HardwareInformation> + Send + Sync>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -69,11 +70,12 @@ pub struct Orchestrator<T, B, S> {
     proved: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     pub(crate) till: Option<Till<B, S>>,
     pub(crate) remotes: Arc<Remotes>,
-    pub(crate) hardware: Vec<net::HardwareInformation>,
+    pub(crate) hardware: Box<dyn Fn() -> Vec<net::HardwareInformation> + Send + Sync>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) outbound: Outbound,
     pub(crate) webhook: Option<Webhook>,
     draining: AtomicBool,
+    conditions: Mutex<BTreeMap<&'static str, String>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) renditions: RenditionStore,
     pub(crate) upload_memory: UploadMemory,
@@ -101,6 +103,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             outbound: Outbound::new(&config.outbound),
             webhook: config.auth_webhook.clone().map(|url| Webhook::new(url.0)),
             draining: AtomicBool::new(false),
+            conditions: Mutex::default(),
             log_limit: LogLimit::default(),
             meters: Meters::default(),
             work: TaskTracker::new(),
@@ -136,6 +139,25 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
         if self.draining.swap(draining, Ordering::Relaxed) != draining {
             tracing::info!(sessions = self.sessions.len(), draining, "capacity is offered or withheld");
         }
+    }
+
+    /// Notes that something is wrong, or that it no longer is, under the id of its alarm.
+    pub(crate) fn condition(&self, id: &'static str, wrong: Option<String>) {
+        let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &wrong {
+            Some(text) => conditions.insert(id, text.clone()),
+            None => conditions.remove(id),
+        };
+        match wrong {
+            Some(text) if before.as_ref() != Some(&text) => tracing::error!(id, "{text}"),
+            None if before.is_some() => tracing::info!(id, "all is well again"),
+            _ => {}
+        }
+    }
+
+    /// What is wrong now, by the ids of the alarms.
+    pub(crate) fn conditions(&self) -> BTreeMap<&'static str, String> {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Are newcomers turned away?

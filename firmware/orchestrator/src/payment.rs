@@ -40,6 +40,11 @@ use crate::server::Peer;
 use crate::session::Session;
 use crate::sign::Signer;
 
+mod pinned;
+pub(crate) mod refresh;
+
+use self::pinned::Pinned;
+
 /// The oldest view of the chain on which offers are made and tickets taken: our credit clock when no endpoint
 /// answers.
 pub const CREDIT_CLOCK: Duration = Duration::from_secs(15 * 60);
@@ -170,6 +175,8 @@ pub struct Till<B, S> {
     pub(crate) config: PaymentConfig,
     pub(crate) prices: Prices,
     pub(crate) redeemer: watch::Receiver<RedeemerReport>,
+    /// Prices of streams that pay by manifest.
+    pub(crate) pinned: Pinned,
     standings: Mutex<HashMap<Address, (Instant, SenderInfo)>>,
 }
 
@@ -191,7 +198,8 @@ impl<B, S> Till<B, S> {
     pub fn new(parts: TillParts<B, S>) -> Self {
         let TillParts { broker, signer, ledger, secret, recipient, config, feed, redeemer } = parts;
         let prices = Prices::new(&config, feed);
-        Self { broker, signer, ledger, secret, recipient, config, prices, redeemer, standings: Mutex::default() }
+        let (pinned, standings) = (Pinned::default(), Mutex::default());
+        Self { broker, signer, ledger, secret, recipient, config, prices, redeemer, pinned, standings }
     }
 
     /// Who is paid.
@@ -242,8 +250,8 @@ impl<B: Broker, S: Signer> Till<B, S> {
         })
     }
 
-    /// Takes a payment in. On return its credit is in the ledger and its winners are durable; the session's price,
-    /// now fixed, is given back.
+    /// Takes a payment in. On return its credit is in the ledger and its winners are durable; the price, which is to
+    /// be fixed now, is given back.
     ///
     /// Unlike stock we charge at the session's price whatever a later payment says, so a payment that names
     /// another price is refused; and nobody fixes a price below ours by sending no tickets.
@@ -254,7 +262,7 @@ impl<B: Broker, S: Signer> Till<B, S> {
         &self,
         payment: &net::Payment,
         account: &Account,
-        session: Option<&Session>,
+        fixed: Option<PricePerPixel>,
         granted: Option<PricePerPixel>,
         now: Timestamp,
     ) -> Result<PricePerPixel, PaymentError> {
@@ -264,7 +272,7 @@ impl<B: Broker, S: Signer> Till<B, S> {
         if payment.tickets.is_some() && !head.recipient_active {
             return Err(PaymentError::Inactive { recipient: self.recipient, round: head.round });
         }
-        match session.and_then(Session::price) {
+        match fixed {
             Some(price) if price != expected => return Err(PaymentError::Price { expected, price }),
             None if payment.tickets.is_none() => match self.floor_price(payment.sender, granted) {
                 Some(price) if pricing::at_least(expected, price) => {}
@@ -281,7 +289,7 @@ impl<B: Broker, S: Signer> Till<B, S> {
             }
             self.receive(payment.sender, expected, batch, account.clone(), &head, now).await?;
         }
-        Ok(session.map_or(expected, |session| session.fix_price(expected)))
+        Ok(expected)
     }
 
     /// Checks, draws and books tickets, on a blocking thread.
@@ -394,6 +402,13 @@ impl<B: Broker, S: Signer> Till<B, S> {
             }
         }
         let (head, redeemer) = (self.broker.head(), self.redeemer.borrow().clone());
+        status.prices = Some(self.prices_now(head.as_ref()));
+        if let Some(fault) = self.prices.feed().fault {
+            let text = format!("the price feed tells nothing that can be believed: {fault}");
+            let (id, severity) =
+                ("PRICE-FEED".to_owned(), if self.prices.feed().answer.is_some() { "warn" } else { "crit" });
+            status.alarms.push(Alarm { id, severity: severity.to_owned(), instance: String::new(), text });
+        }
         status.alarms.extend(alarms(&redeemer, head.as_ref(), self.config.redeem_gas, now));
         let seen = head.as_ref();
         status.chain = Some(Chain {
@@ -407,6 +422,29 @@ impl<B: Broker, S: Signer> Till<B, S> {
             hot_balance_wei: redeemer.hot_balance.map(|balance| balance.to_string()).unwrap_or_default(),
             gas_price_wei: seen.map(|head| head.gas_price.to_string()).unwrap_or_default(),
         });
+    }
+
+    /// What is asked now, for people.
+    fn prices_now(&self, head: Option<&ChainHead>) -> service::status::Prices {
+        let asked = |gateway: Address| {
+            let today = self.prices.of(gateway).ok()?;
+            let overhead = head.filter(|_| self.config.auto_adjust_price && !today.base.is_free()).and_then(|head| {
+                let economics = pricing::economics(&self.config, head);
+                let face_value = economics.face_value(Wei(primitive_types::U256::MAX)).ok()?;
+                pricing::adjusted(today, economics.tx_cost(), face_value).ok()
+            });
+            Some((today, overhead.unwrap_or(today.base)))
+        };
+        let usual = asked(Address::NULL);
+        let own =
+            self.prices.gateways().filter_map(|gateway| Some((gateway.to_string(), asked(gateway)?.1.to_string())));
+        service::status::Prices {
+            asked: usual.map(|(_, asked)| asked.to_string()).unwrap_or_default(),
+            base: usual.map(|(today, _)| today.base.to_string()).unwrap_or_default(),
+            ceiling: usual.and_then(|(today, _)| today.ceiling).map(|ceiling| ceiling.to_string()).unwrap_or_default(),
+            per_gateway: own.collect(),
+            ether: self.prices.feed().answer.map(|answer| answer.price.display()).unwrap_or_default(),
+        }
     }
 
     /// The least price we offer this sender today: overhead only adds to it.
@@ -457,8 +495,11 @@ async fn pay<T: Transcoder, B: Broker, S: Signer>(
     let mut price = session.as_deref().and_then(Session::price);
     if let Some(till) = &node.till {
         let manifest = String::from_utf8(meta.manifest_id).unwrap_or_else(|error| hex::encode(error.into_bytes()));
-        let account = Account::manifest(sender, manifest);
-        price = Some(till.take(&payment, &account, session.as_deref(), node.granted(sender), node.now()).await?);
+        let account = Account::manifest(sender, manifest.as_str());
+        let fixed = till.pinned.of(sender, &manifest).or(price);
+        let paid = till.take(&payment, &account, fixed, node.granted(sender), node.now()).await?;
+        till.pinned.pin(sender, &manifest, paid);
+        price = Some(session.map_or(paid, |session| session.fix_price(paid)));
     }
     Ok(node.offer(sender, price, &token).await?)
 }

@@ -133,7 +133,9 @@ async fn accept<T: Transcoder, B: Broker, S: Signer>(
     let info = node.offer(sender, believed, &token).await?;
     if let Some(till) = &node.till {
         let account = Account::session(sender, token.session_id.as_str());
-        let price = till.take(&payment, &account, Some(entered.session()), granted, node.now()).await?;
+        let fixed = entered.session().price();
+        let price = till.take(&payment, &account, fixed, granted, node.now()).await?;
+        let price = entered.session().fix_price(price);
         if !price.is_free() && !till.covers_ticket(&account).await? {
             return Err(Rejection::InsufficientBalance);
         }

@@ -77,6 +77,7 @@ pub fn router<T: Transcoder, B: Broker, S: Signer>(node: &Arc<Orchestrator<T, B,
     let http = axum::Router::new()
         .route("/segment", post(segment::serve::<T, B, S>))
         .route("/payment", post(payment::serve::<T, B, S>))
+        .route("/refresh-payment", post(payment::refresh::serve::<T, B, S>))
         .route("/transcodeResults", post(remote::results::serve::<T, B, S>))
         .route("/stream/{*path}", get(rendition::<T, B, S>))
         .layer(DefaultBodyLimit::disable())

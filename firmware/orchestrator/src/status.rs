@@ -154,6 +154,13 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
         if let Some(till) = &self.till {
             till.report(self.now(), &mut status).await;
         }
+        let wrong = |(id, text): (&'static str, String)| service::status::Alarm {
+            id: id.to_owned(),
+            severity: "err".to_owned(),
+            instance: String::new(),
+            text,
+        };
+        status.alarms.extend(self.conditions().into_iter().map(wrong));
         status.money.payment_errors = self.meters.payment_errors();
         status.alarms.sort();
         status
@@ -170,14 +177,21 @@ impl<T: Transcoder, B, S> Orchestrator<T, B, S> {
 }
 
 /// Alarms about the workers.
-fn worker_alarms(workers: &Workers) -> Vec<service::status::Alarm> {
+pub fn worker_alarms(workers: &Workers) -> Vec<service::status::Alarm> {
     let unfit = workers.unfit.as_ref().map(|reason| service::status::Alarm {
         id: "ENC-PROBE-FAIL".to_owned(),
         severity: "crit".to_owned(),
         instance: String::new(),
         text: reason.clone(),
     });
-    unfit.into_iter().collect()
+    let held = workers.engines.iter().filter(|engine| engine.state == "quarantined");
+    let held = held.map(|engine| service::status::Alarm {
+        id: "ENC-PROBE-FAIL".to_owned(),
+        severity: "warn".to_owned(),
+        instance: engine.name.clone(),
+        text: format!("left alone for a while: {}", engine.reason.as_deref().unwrap_or("it failed")),
+    });
+    unfit.into_iter().chain(held).collect()
 }
 
 #[cfg(test)]

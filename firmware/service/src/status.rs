@@ -38,6 +38,8 @@ pub struct NodeStatus {
     pub workers: Workers,
     /// Money so far.
     pub money: Money,
+    /// What work costs, when it costs anything.
+    pub prices: Option<Prices>,
     /// The chain, when we are on one.
     pub chain: Option<Chain>,
     /// What the box can carry, as it was measured.
@@ -218,6 +220,8 @@ pub struct Workers {
     pub lost: u64,
     /// What they encode with.
     pub engine: String,
+    /// All engines, best first.
+    pub engines: Vec<EngineStatus>,
     /// Seconds since an encoder last proved itself.
     pub probe_age_s: Option<u64>,
     /// Layers of the jail in force.
@@ -226,6 +230,27 @@ pub struct Workers {
     pub jail_missing: Vec<(String, String)>,
     /// Why there are no workers, when there are none.
     pub unfit: Option<String>,
+}
+
+/// What there is to say of an engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineStatus {
+    /// Its name, such as `va` or `nvidia+software`.
+    pub name: String,
+    /// `in use`, `proved`, `unproved`, `suspect` (a worker was lost; it proves itself again), `quarantined` (left alone
+    /// for a while), `refused` (something it takes is not here) or `ready` (software that is not in use).
+    pub state: String,
+    /// Why it is refused or left alone.
+    pub reason: Option<String>,
+    /// Since when it is left alone, in Unix seconds.
+    pub since: Option<u64>,
+    /// When it may prove itself again, in Unix seconds.
+    pub until: Option<u64>,
+    /// What it proved.
+    pub proved: Vec<String>,
+    /// Encoders it can have open at a time, where that is bounded.
+    pub sessions: Option<u32>,
 }
 
 /// Money since the ledger began; amounts in wei as decimal text.
@@ -254,6 +279,23 @@ pub struct Money {
     pub tickets_abandoned: u64,
     /// Payments refused since start, by reason.
     pub payment_errors: std::collections::BTreeMap<String, u64>,
+}
+
+/// What work costs now, in wei per pixel as text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Prices {
+    /// What a gateway without a price of its own is asked, with the cost of redeeming on top; empty while there is no
+    /// price.
+    pub asked: String,
+    /// The same without that cost.
+    pub base: String,
+    /// The most that is asked; empty when there is no such bound.
+    pub ceiling: String,
+    /// What single gateways are asked, by address.
+    pub per_gateway: std::collections::BTreeMap<String, String>,
+    /// What an ether costs, as the price feed tells; empty when none is asked or believed.
+    pub ether: String,
 }
 
 /// The chain as the node sees it.

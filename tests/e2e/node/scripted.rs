@@ -46,17 +46,17 @@ const FRAMES: u64 = 10;
 
 /// Makes renditions of nothing, one whenever it is allowed to.
 #[derive(Debug)]
-struct Scripted {
-    allowed: Semaphore,
-    started: Semaphore,
-    error: Mutex<Option<TranscodeError>>,
-    ended: Mutex<Vec<String>>,
-    order: Mutex<Vec<u64>>,
-    sessions: usize,
+pub(crate) struct Scripted {
+    pub(crate) allowed: Semaphore,
+    pub(crate) started: Semaphore,
+    pub(crate) error: Mutex<Option<TranscodeError>>,
+    pub(crate) ended: Mutex<Vec<String>>,
+    pub(crate) order: Mutex<Vec<u64>>,
+    pub(crate) sessions: usize,
 }
 
 impl Scripted {
-    fn new(allowed: usize, sessions: usize) -> Arc<Self> {
+    pub(crate) fn new(allowed: usize, sessions: usize) -> Arc<Self> {
         Arc::new(Self {
             allowed: Semaphore::new(allowed),
             started: Semaphore::new(0),
@@ -103,28 +103,36 @@ impl Transcoder for Scripted {
     }
 }
 
-type Served = Orchestrator<Scripted, SimChain, SimSigner>;
+pub(crate) type Served = Orchestrator<Scripted, SimChain, SimSigner>;
 
 /// An orchestrator on a port of its own.
-struct Stage {
-    node: Arc<Served>,
-    transcoder: Arc<Scripted>,
-    chain: SimChain,
-    ledger: Option<Ledger>,
-    signer: SimSigner,
-    clock: SimClock,
-    uri: String,
-    stop: CancellationToken,
-    _dir: tempfile::TempDir,
+pub(crate) struct Stage {
+    pub(crate) node: Arc<Served>,
+    pub(crate) transcoder: Arc<Scripted>,
+    pub(crate) chain: SimChain,
+    pub(crate) ledger: Option<Ledger>,
+    pub(crate) signer: SimSigner,
+    pub(crate) clock: SimClock,
+    pub(crate) uri: String,
+    /// What the price feed tells.
+    pub(crate) feed: tokio::sync::watch::Sender<orchestrator::prices::FeedReport>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) _dir: tempfile::TempDir,
 }
 
 impl Stage {
-    async fn set(transcoder: Arc<Scripted>, payment: Option<PaymentConfig>, more: fn(&mut Config)) -> Self {
+    pub(crate) async fn set(
+        transcoder: Arc<Scripted>,
+        payment: Option<PaymentConfig>,
+        more: impl FnOnce(&mut Config),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let chain = SimChain::new();
         let signer = SimSigner::new(&chain);
         let clock = SimClock::at(1_700_000_000);
         let ledger = payment.is_some().then(|| Ledger::open(dir.path(), OpenOptions::default()).unwrap());
+        let feed = tokio::sync::watch::Sender::new(orchestrator::prices::FeedReport::default());
+        let told = feed.clone();
         let till = payment.zip(ledger.clone()).map(|(config, ledger)| {
             let (broker, signer) = (Arc::new(chain.clone()), Arc::new(signer.clone()));
             let (_, redeemer) = Redeemer::new(
@@ -135,7 +143,7 @@ impl Stage {
                 RedeemerConfig::default(),
             );
             let secret = RecipientSecret::new([3; 32], ledger.generation());
-            let (_, feed) = tokio::sync::watch::channel(orchestrator::prices::FeedReport::default());
+            let feed = feed.subscribe();
             Till::new(TillParts { broker, signer, ledger, secret, recipient: US, config, feed, redeemer })
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -151,7 +159,9 @@ impl Stage {
             proved: Box::new(|| vec!["mux-mp4".to_owned()]),
             till,
             remotes: orchestrator::remote::Remotes::none(),
-            hardware: Vec::new(),
+            hardware: Box::new(|| {
+                vec![net::HardwareInformation { pipeline: "transcoding".to_owned(), ..Default::default() }]
+            }),
             clock: Arc::new(clock.clone()),
         });
         let (certificate, key) = orchestrator::tls::self_signed(dir.path(), "127.0.0.1").unwrap();
@@ -160,14 +170,14 @@ impl Stage {
         let drain = Duration::from_secs(5);
         tokio::spawn(orchestrator::server::serve(router, listener, Some(tls), 64, drain, stop.clone()));
         let uri = service_uri.to_string();
-        Self { node, transcoder, chain, ledger, signer, clock, uri, stop, _dir: dir }
+        Self { node, transcoder, chain, ledger, signer, clock, uri, stop, feed: told, _dir: dir }
     }
 
-    async fn off_chain(transcoder: Arc<Scripted>) -> Self {
+    pub(crate) async fn off_chain(transcoder: Arc<Scripted>) -> Self {
         Self::set(transcoder, None, |config| config.max_sessions = MaxSessions::Fixed(2)).await
     }
 
-    async fn on_chain() -> Self {
+    pub(crate) async fn on_chain() -> Self {
         let payment = PaymentConfig {
             price_per_pixel: PricePerPixel::new(PRICE, 1).unwrap().into(),
             auto_adjust_price: false,
@@ -175,7 +185,12 @@ impl Stage {
             max_face_value_wei: Wei::from(4 * EV),
             ..PaymentConfig::default()
         };
-        let stage = Self::set(Scripted::new(1000, 10), Some(payment), |_| {}).await;
+        Self::on_chain_with(payment, |_| {}).await
+    }
+
+    /// On chain on other terms; our gateway has funds there.
+    pub(crate) async fn on_chain_with(payment: PaymentConfig, more: impl FnOnce(&mut Config)) -> Self {
+        let stage = Self::set(Scripted::new(1000, 10), Some(payment), more).await;
         let standing = SenderInfo {
             deposit: Wei::from(u64::MAX),
             claimable_reserve: Wei::from(u64::MAX),
@@ -185,12 +200,12 @@ impl Stage {
         stage
     }
 
-    fn ledger(&self) -> &Ledger {
+    pub(crate) fn ledger(&self) -> &Ledger {
         self.ledger.as_ref().unwrap()
     }
 
     /// An offer to our gateway.
-    async fn offer(&self) -> Result<net::OrchestratorInfo, String> {
+    pub(crate) async fn offer(&self) -> Result<net::OrchestratorInfo, String> {
         call(&self.uri, "GetOrchestrator", &request_of(&gateway())).await
     }
 }
@@ -201,11 +216,11 @@ impl Drop for Stage {
     }
 }
 
-fn gateway() -> SigningKey {
+pub(crate) fn gateway() -> SigningKey {
     SigningKey::from_bytes(&[0x61; 32]).unwrap()
 }
 
-fn request_of(key: &SigningKey) -> net::OrchestratorRequest {
+pub(crate) fn request_of(key: &SigningKey) -> net::OrchestratorRequest {
     net::OrchestratorRequest {
         address: key.address().as_bytes().to_vec(),
         sig: key.sign_node(&orchestrator_request_message(key.address())).to_bytes().to_vec(),
@@ -214,21 +229,21 @@ fn request_of(key: &SigningKey) -> net::OrchestratorRequest {
     }
 }
 
-fn ladder() -> Vec<Profile> {
+pub(crate) fn ladder() -> Vec<Profile> {
     vec![preset("144p").unwrap(), preset("240p").unwrap()]
 }
 
 /// Pixels of one segment in this ladder.
-fn pixels() -> u64 {
+pub(crate) fn pixels() -> u64 {
     (256 * 144 + 426 * 240) * FRAMES
 }
 
-fn content(length: usize) -> Bytes {
+pub(crate) fn content(length: usize) -> Bytes {
     Bytes::from(vec![7; length])
 }
 
 /// Tickets with these nonces for an offer.
-fn pay(info: &net::OrchestratorInfo, nonces: impl IntoIterator<Item = u32>) -> net::Payment {
+pub(crate) fn pay(info: &net::OrchestratorInfo, nonces: impl IntoIterator<Item = u32>) -> net::Payment {
     let params = params_from_wire(info.ticket_params.as_ref().unwrap(), None).unwrap();
     let price = info.price_info.as_ref().unwrap();
     let expected_price = PricePerPixel::from_wire(price.price_per_unit, price.pixels_per_unit).unwrap();
@@ -250,7 +265,7 @@ fn pay(info: &net::OrchestratorInfo, nonces: impl IntoIterator<Item = u32>) -> n
 }
 
 /// A signed segment that pays with these nonces.
-fn paid(info: &net::OrchestratorInfo, seq: i64, nonces: impl IntoIterator<Item = u32>) -> Upload {
+pub(crate) fn paid(info: &net::OrchestratorInfo, seq: i64, nonces: impl IntoIterator<Item = u32>) -> Upload {
     let token = info.auth_token.as_ref().unwrap();
     let mut upload = Upload::new(token, seq, content(100), &ladder()).signed(&gateway(), &ladder());
     upload.payment = pay(info, nonces);
@@ -258,7 +273,7 @@ fn paid(info: &net::OrchestratorInfo, seq: i64, nonces: impl IntoIterator<Item =
 }
 
 /// A signed segment that counts on earlier credit, at this price.
-fn unpaid(info: &net::OrchestratorInfo, seq: i64, wei: i64) -> Upload {
+pub(crate) fn unpaid(info: &net::OrchestratorInfo, seq: i64, wei: i64) -> Upload {
     let token = info.auth_token.as_ref().unwrap();
     let mut upload = Upload::new(token, seq, content(100), &ladder()).signed(&gateway(), &ladder());
     let price = net::PriceInfo { price_per_unit: wei, pixels_per_unit: 1, ..net::PriceInfo::default() };
@@ -336,7 +351,7 @@ async fn what_the_transcoder_says_reaches_the_gateway_in_the_networks_words() {
     let mut stored = Upload::new(&token, 9, content(100), &ladder());
     stored.data.storage = vec![net::OsInfo { storage_type: 1, ..net::OsInfo::default() }];
     let result = stored.send(&stage.uri, Speak::Http1).await;
-    assert_eq!(error(&result), "external object storage is not supported by this orchestrator");
+    assert_eq!(error(&result), "renditions could not be stored");
 }
 
 #[tokio::test]
@@ -478,7 +493,7 @@ async fn a_payment_that_is_not_good_is_refused_in_the_networks_words() {
     data(&paid(&info, 1, [12]).send(&stage.uri, Speak::Http1).await);
 
     assert_eq!(stage.ledger().totals().tickets_received, 5, "the refused ones earned nothing");
-    let status = stage.node.snapshot(Default::default(), 0, "run", Duration::ZERO).await;
+    let status = stage.node.snapshot(Default::default(), "run", Duration::ZERO).await;
     let errors = &status.money.payment_errors;
     for kind in ["nonce", "signature", "params", "encoding", "expired", "inactive", "unlocking"] {
         assert!(errors.contains_key(kind), "{kind} is missing in {errors:?}");
@@ -596,7 +611,7 @@ async fn when_the_chain_is_away_known_gateways_are_served_on_a_clock() {
     assert_eq!(told.unwrap_err(), "orchestrator cannot make an offer now");
     stage.clock.advance(Duration::from_secs(15 * 60 + 1));
     paid(&info, 2, 9..=12).refused(&stage.uri, 500, "Internal Server Error").await;
-    let status = stage.node.snapshot(Default::default(), 0, "run", Duration::ZERO).await;
+    let status = stage.node.snapshot(Default::default(), "run", Duration::ZERO).await;
     assert!(status.alarms.iter().any(|alarm| alarm.id == "RPC-DOWN"));
     assert_eq!(stage.ledger().totals().tickets_received, 8, "nothing was lost");
 }
