@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::admission::load::Load;
+use crate::engines::Engines;
 
 mod driver;
 mod schedule;
@@ -227,6 +228,8 @@ pub struct PoolConfig {
     pub launch: LaunchPlan,
     /// GStreamer's cache of plugins, written once before the first worker; must be the launch plan's.
     pub registry: Option<PathBuf>,
+    /// What the workers may encode with; without it `launch` says so.
+    pub engines: Option<Arc<Engines>>,
     /// Sessions at the same time, each with a worker of its own; at least 1.
     pub sessions: usize,
     /// Workers kept ready for sessions to come, within `sessions`; 1 or 2.
@@ -252,6 +255,7 @@ impl PoolConfig {
         Self {
             launch,
             registry: None,
+            engines: None,
             sessions: sessions.max(1),
             idle: 1,
             parallel: Parallel::of(threads),
@@ -311,6 +315,7 @@ pub struct Pool {
     sessions: usize,
     load: Load,
     parallel: Arc<watch::Sender<Parallel>>,
+    engines: Option<Arc<Engines>>,
 }
 
 /// Sessions to be forgotten, for the driver to take; a set, so that it stays as small as there are sessions.
@@ -336,6 +341,7 @@ impl Pool {
             sessions: config.sessions,
             load: load.clone(),
             parallel: Arc::new(parallel),
+            engines: config.engines.clone(),
         };
         (pool, Driver::new(config, inbox, ended, publish, in_force, load))
     }
@@ -343,6 +349,12 @@ impl Pool {
     /// Changes how much runs at a time; segments at work go on as they are.
     pub fn set_parallel(&self, parallel: Parallel) {
         self.parallel.send_if_modified(|now| std::mem::replace(now, parallel) != parallel);
+    }
+
+    /// What the workers may encode with, where that is chosen.
+    #[must_use]
+    pub fn engines(&self) -> Option<Arc<Engines>> {
+        self.engines.clone()
     }
 
     /// The pool's status, as it changes.

@@ -91,22 +91,19 @@ impl JailPlan {
         Self { read, devices: Vec::new(), limits }
     }
 
-    /// The jail of a worker that uses an engine: the software jail, the engine's device nodes and no others, and what
-    /// the engine's drivers read.
+    /// Widens the jail for an engine: by the engine's device nodes and no others, and what its drivers read.
     ///
-    /// `engine` is its name, such as `va` or `nvidia+software`; `nodes` are the nodes that the box has for it.
+    /// `engine` is its name, such as `va` or `nvidia+software`; `nodes` are those that the box has for it, none for
+    /// software.
     #[must_use]
-    pub fn engine(engine: &str, nodes: &[PathBuf], mut limits: ProcessLimits) -> Self {
-        if nodes.is_empty() {
-            return Self::software(limits);
+    pub fn with_engine(mut self, engine: &str, nodes: &[PathBuf]) -> Self {
+        if !nodes.is_empty() {
+            // Drivers reserve far more address space than they use; the control group's limit stays.
+            self.limits.private_memory.get_or_insert(u64::MAX);
         }
-        // Drivers reserve far more address space than they use; the control group's limit stays.
-        limits.private_memory.get_or_insert(u64::MAX);
-        let mut plan = Self::software(limits);
-        plan.read.extend(engines::reads(engine));
-        let device = |node: &PathBuf| Grant::new(node, "a device of the engine");
-        plan.devices = nodes.iter().map(device).collect();
-        plan
+        self.read.extend(engines::reads(engine));
+        self.devices.extend(nodes.iter().map(|node| Grant::new(node, "a device of the engine")));
+        self
     }
 
     /// Lets the worker read one more path.

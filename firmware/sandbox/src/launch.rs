@@ -99,14 +99,17 @@ impl LaunchPlan {
         }
     }
 
-    /// A worker that uses an engine: its name, such as `va` or `nvidia+software`, and a jail made for it.
+    /// The same for a worker that uses an engine: its name, such as `va` or `nvidia+software`, and its device nodes.
     #[must_use]
-    pub fn engine(program: impl Into<PathBuf>, engine: &str, jail: JailPlan, registry: Option<PathBuf>) -> Self {
-        let mut plan = Self::software(program, jail, registry);
-        plan.args = ["--engine", engine].map(OsString::from).to_vec();
+    pub fn with_engine(mut self, engine: &str, nodes: &[PathBuf]) -> Self {
+        if nodes.is_empty() {
+            return self;
+        }
+        self.args.extend(["--engine", engine].map(OsString::from));
+        self.jail = self.jail.with_engine(engine, nodes);
         // Nothing can be kept, so nothing need be looked for.
-        plan.env.push(("CUDA_CACHE_DISABLE".into(), "1".into()));
-        plan
+        self.env.push(("CUDA_CACHE_DISABLE".into(), "1".into()));
+        self
     }
 
     /// Uses the control group delegated to this process, or notes why there is none.

@@ -16,15 +16,19 @@ use sandbox::memfd::Sealed;
 use sandbox::message::{Done, Job, JobError, Limits, Signatures};
 use service::RestartState;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::engine::proved;
 use super::schedule::{Schedule, Ticket};
 use super::spawn::{self, Assignment, Hand, News, WorkerId};
 use super::state::{Action, Event, JobId, Phase, WorkerState};
 use super::{Ended, Order, Output, Parallel, PoolConfig, PoolStatus, TranscodeError, TranscodeRequest, Transcoded};
 use crate::admission::load::{Load, Spent, work};
+use crate::engines::Selected;
 
+mod engine;
 mod staff;
 
 /// News of workers that wait for the driver; each worker has at most a few under way.
@@ -77,6 +81,8 @@ struct Member {
     job: Option<JobId>,
     /// Threads that its job's encoders may use.
     threads: u32,
+    /// What it encodes with.
+    engine: Arc<str>,
 }
 
 /// Owns the workers; see [`Driver::run`].
@@ -99,6 +105,9 @@ pub struct Driver {
     /// To be sent with the next status.
     answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     status: PoolStatus,
+    /// What new workers encode with, and the choice of something better that is under way.
+    selected: Selected,
+    proving: Option<JoinHandle<Selected>>,
     restart: RestartState,
     rng: StdRng,
     epoch: Instant,
@@ -120,6 +129,8 @@ impl Driver {
         let now = Instant::now();
         Self {
             restart: RestartState::new(config.restart),
+            selected: Selected::as_launched(&config.launch),
+            proving: None,
             schedule: Schedule::new(config.parallel),
             parallel,
             load,
@@ -149,7 +160,9 @@ impl Driver {
     /// # Errors
     /// [`PoolError::GaveUp`] when workers keep failing to start; the process should end.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), PoolError> {
+        self.look_at_hardware().await;
         self.write_registry().await;
+        self.choose_engine(&stop).await;
         loop {
             self.move_on()?;
             if self.stopping && self.pending.is_empty() {
@@ -162,6 +175,7 @@ impl Driver {
                 Some((id, news)) = self.news.recv() => self.hear(id, news)?,
                 () = self.ended.news.notified() => self.forget_sessions(),
                 Ok(()) = self.parallel.changed() => self.widen(),
+                selected = proved(&mut self.proving) => self.change_engine(selected),
                 () = tokio::time::sleep_until(wake) => self.tick()?,
                 () = stop.cancelled(), if !self.stopping => self.begin_stop(),
             }
@@ -255,6 +269,7 @@ impl Driver {
                 for (layer, reason) in &ready.missing_layers {
                     tracing::warn!(worker = id, layer, reason, "worker's jail lacks a layer");
                 }
+                self.hear_framework(&ready.framework);
                 self.status.proved = Some(*ready);
                 self.act(id, Event::Ready, None)
             }
@@ -317,6 +332,7 @@ impl Driver {
                 }
                 Action::Lose(job) => {
                     self.status.lost += 1;
+                    self.doubt_engine(id);
                     self.release(id);
                     self.part(id);
                     self.lose(job);
@@ -324,9 +340,11 @@ impl Driver {
                 Action::Expire(job) => {
                     self.status.lost += 1;
                     self.status.last_loss = Some("did not answer within its deadline".to_owned());
+                    self.doubt_engine(id);
                     self.release(id);
                     self.finish(job, Err(TranscodeError::Timeout));
                 }
+                Action::GiveUpStart if self.give_up_engine(id) => {}
                 Action::GiveUpStart => self.start_failed()?,
                 Action::Kill => self.kill(id),
                 Action::Recycled => self.status.recycled += 1,
@@ -426,6 +444,7 @@ impl Driver {
 
     /// Lets workers be looked at whose time is up, and requests whose deadline passed while they waited.
     fn tick(&mut self) -> Result<(), PoolError> {
+        self.try_better_engine();
         let due: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in due {
             self.act(id, Event::Tick, None)?;
@@ -450,7 +469,7 @@ impl Driver {
         let requests = self.schedule.due().map(|due| self.epoch + due);
         // Only a moment to come is worth waking for; at the moment itself everybody gets an answer.
         let start = (self.start_after > now).then_some(self.start_after);
-        workers.chain(requests).chain(start).min().unwrap_or(now + LONGEST_SLEEP)
+        workers.chain(requests).chain(start).chain(self.engine_due()).min().unwrap_or(now + LONGEST_SLEEP)
     }
 
     /// Takes the sessions that ended off the list.
@@ -542,6 +561,7 @@ impl Driver {
     /// Takes nothing new, and lets go of what has not begun.
     fn begin_stop(&mut self) {
         self.stopping = true;
+        self.stop_proving();
         self.inbox.close();
         for job in self.schedule.waiting().collect::<Vec<_>>() {
             self.finish(job, Err(TranscodeError::Stopped));

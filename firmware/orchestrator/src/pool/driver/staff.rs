@@ -66,16 +66,17 @@ impl Driver {
     pub(super) fn start_worker(&mut self, warm_up: bool) {
         let id = self.number();
         let state = WorkerState::new(self.now(), self.config.start_timeout, self.config.recycle);
+        let selected = self.engine_for_one_more();
         let birth = Birth {
-            plan: self.config.launch.clone(),
+            plan: selected.launch,
             timeout: self.config.start_timeout,
             warm_up: self.config.warm_up.clone().filter(|_| warm_up),
         };
         let hand = spawn::start(id, birth, self.newsroom.clone());
         match hand {
             Ok(hand) => {
-                let member =
-                    Member { state, hand: Some(hand), interrupter: None, session: None, job: None, threads: 1 };
+                let (engine, hand) = (selected.engine, Some(hand));
+                let member = Member { state, hand, interrupter: None, session: None, job: None, threads: 1, engine };
                 self.workers.insert(id, member);
             }
             Err(error) => {
