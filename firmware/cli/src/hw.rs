@@ -4,19 +4,22 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use millrace_hal::encoders::{Hardware, detect};
 use millrace_hal::{
-    Candidate, GpuReadings, Gpus as _, LinuxGpus, LinuxSensors, LinuxWatchdog, PowerModes, Readings, Sensors as _,
-    Watchdog as _, WatchdogState, snapshot,
+    Candidate, Choice, Engine, GpuReadings, Gpus as _, LinuxGpus, LinuxSensors, LinuxWatchdog, PowerModes, Readings,
+    Sensors as _, Watchdog as _, WatchdogState, snapshot,
 };
-use sandbox::message::Ready;
+use sandbox::message::{Proof, Ready};
 use serde::Serialize;
+use service::status::EngineStatus;
 
 use crate::failure::{self, Outcome};
-use crate::{table, text, worker};
+use crate::{status, table, text, worker};
 
 /// Say what this box has and what truly encodes.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "What is detected is only a candidate; what a jailed worker has proved by encoding a clip counts.
+    after_help = "What is detected is only a candidate; what a jailed worker has proved by encoding a clip counts. Every
+engine that may work here is proved now, each in a worker that is thrown away: seconds for each. What a running
+node has chosen, and which engines it leaves alone and why, is told besides.
 
 Examples:
   millrace hw
@@ -27,6 +30,9 @@ pub(crate) struct Args {
     /// The worker program. Default: millrace-worker beside this program, or in PATH
     #[arg(long, value_name = "PATH", env = "MILLRACE_WORKER")]
     worker: Option<PathBuf>,
+    /// The node's status socket, for what the node says of its engines. Default: as for millrace status
+    #[arg(long, value_name = "PATH", env = "MILLRACE_NODE_SOCKET")]
+    socket: Option<PathBuf>,
     /// Show what the worker says
     #[arg(long)]
     verbose: bool,
@@ -47,17 +53,53 @@ struct Report {
     gpus: Vec<GpuReadings>,
     power_modes: PowerModes,
     watchdog: Option<WatchdogState>,
+    /// Every engine that may work here, best first, and what came of its proof.
+    engines: Vec<Proved>,
+    /// What a running node says of its engines.
+    node: Option<Vec<EngineStatus>>,
     worker: Option<Ready>,
     worker_error: Option<String>,
 }
 
-pub(crate) fn run(args: &Args) -> failure::Result {
+/// One engine, and what came of its proof.
+#[derive(Debug, Serialize)]
+struct Proved {
+    /// Its name, such as `va` or `nvidia+software`.
+    engine: String,
+    /// Device nodes that its worker may open, and no others.
+    nodes: Vec<PathBuf>,
+    /// What it proved.
+    proof: Option<Proof>,
+    /// Why it did not.
+    error: Option<String>,
+}
+
+/// What a running node says of its engines; none may run.
+pub(crate) async fn node(args: &Args) -> Option<Vec<EngineStatus>> {
+    status::read(args.socket.as_deref()).await.ok().map(|status| status.workers.engines)
+}
+
+/// Proves every engine that may work here.
+fn prove(hardware: &Hardware, program: &Path, verbose: bool) -> Vec<Proved> {
+    let proved = |choice: Choice| {
+        let (proof, error) = match worker::prove(program, &choice, verbose) {
+            Ok(proof) => (Some(proof), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        Proved { engine: choice.name(), nodes: choice.nodes, proof, error }
+    };
+    hardware.choices(&Engine::ALL).into_iter().map(proved).collect()
+}
+
+pub(crate) fn run(args: &Args, node: Option<Vec<EngineStatus>>) -> failure::Result {
     let root = Path::new("/");
     if args.snapshot {
         print!("{}", snapshot::take(root));
         return Ok(Outcome::Done);
     }
-    let started = worker::find(args.worker.as_deref()).and_then(|program| worker::start(&program, args.verbose));
+    let program = worker::find(args.worker.as_deref());
+    let found = program.as_ref().ok().cloned();
+    let started = program.and_then(|program| worker::start(&program, args.verbose));
     let (ready, error) = match started {
         Ok((_worker, ready)) => (Some(ready), None),
         Err(failure) => (None, Some(failure)),
@@ -66,6 +108,8 @@ pub(crate) fn run(args: &Args) -> failure::Result {
     let hardware = detect(root);
     let report = Report {
         fingerprint: hardware.fingerprint().hash,
+        engines: found.map(|program| prove(&hardware, &program, args.verbose)).unwrap_or_default(),
+        node,
         hardware,
         readings: LinuxSensors::new(root, Vec::new()).read(),
         gpus: LinuxGpus::new(root).read(),
@@ -121,6 +165,12 @@ fn print(report: &Report) {
     println!();
     print_candidates("decoder", &hardware.decoders);
     println!();
+    print_proved(&report.engines);
+    println!();
+    if let Some(engines) = &report.node {
+        print_node(engines);
+        println!();
+    }
     let feelings = feelings(report);
     if feelings.iter().any(|(_, said)| !said.is_empty()) {
         table::facts(&feelings);
@@ -138,6 +188,29 @@ fn print_candidates(what: &str, candidates: &[Candidate]) {
         vec![candidate.engine.name().to_owned(), verdict, candidate.reason.clone()]
     };
     table::print(&[what, "detected", "why"], &candidates.iter().map(row).collect::<Vec<_>>());
+}
+
+fn print_proved(engines: &[Proved]) {
+    let row = |proved: &Proved| {
+        let (verdict, told) = match (&proved.proof, &proved.error) {
+            (Some(proof), _) => ("proved", proof.proved.join(" ")),
+            (None, reason) => ("failed", reason.clone().unwrap_or_default()),
+        };
+        let sessions = proved.proof.as_ref().and_then(|proof| proof.sessions);
+        let sessions = sessions.map_or_else(|| "-".to_owned(), |sessions| sessions.to_string());
+        vec![proved.engine.clone(), verdict.to_owned(), sessions, told]
+    };
+    table::print(&["engine", "proof", "sessions", "what or why"], &engines.iter().map(row).collect::<Vec<_>>());
+}
+
+/// What the node makes of them; its proofs may be older than ours.
+fn print_node(engines: &[EngineStatus]) {
+    let row = |engine: &EngineStatus| {
+        let sessions = engine.sessions.map_or_else(|| "-".to_owned(), |sessions| sessions.to_string());
+        let told = engine.reason.clone().unwrap_or_else(|| engine.proved.join(" "));
+        vec![engine.name.clone(), engine.state.clone(), sessions, told]
+    };
+    table::print(&["node's engine", "state", "sessions", "what or why"], &engines.iter().map(row).collect::<Vec<_>>());
 }
 
 /// How the box feels: a line for each kind of reading, and one for each graphics processor.

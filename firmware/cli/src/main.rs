@@ -127,7 +127,10 @@ async fn run(command: Command) -> failure::Result {
         Command::Transcode(args) => blocking(move || transcode::run(&args)).await,
         Command::Signature(args) => blocking(move || signature::run(&args)).await,
         Command::Gateway(command) => push::run(command).await,
-        Command::Hw(args) => blocking(move || hw::run(&args)).await,
+        Command::Hw(args) => {
+            let node = hw::node(&args).await;
+            blocking(move || hw::run(&args, node)).await
+        }
         Command::Status(args) => status::run(&args).await,
         Command::Tickets(args) => money::tickets(&args).await,
         Command::Earn(args) => money::earn(&args).await,

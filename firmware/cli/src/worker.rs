@@ -2,9 +2,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use millrace_hal::Choice;
 use sandbox::jail::{JailPlan, ProcessLimits};
 use sandbox::launch::{self, LaunchPlan, LogTo, RunError, Worker};
-use sandbox::message::Ready;
+use sandbox::message::{Proof, Ready};
 
 use crate::failure::{Code, Failure, Result, with_causes};
 
@@ -26,6 +27,20 @@ pub(crate) fn find(told: Option<&Path>) -> Result<PathBuf> {
         Failure::new(Code::Unavailable, "millrace-worker is neither beside this program nor in PATH")
             .advise("install it, or say where it is: --worker PATH")
     })
+}
+
+/// How long the proof of an engine may take.
+const PROOF: Duration = Duration::from_secs(60);
+
+/// Has a worker that is thrown away prove an engine, in the jail that the node would put it in.
+pub(crate) fn prove(program: &Path, choice: &Choice, verbose: bool) -> std::result::Result<Proof, String> {
+    let jail = JailPlan::software(ProcessLimits::default());
+    let plan = LaunchPlan::software(program, jail, registry(program)).with_delegated_cgroup();
+    let mut plan = plan.with_engine(&choice.name(), &choice.nodes);
+    plan.args.push("--prove".into());
+    plan.log = if verbose { LogTo::Inherit } else { LogTo::Nowhere };
+    let mut worker = launch::launch(&plan).map_err(|error| with_causes(&error))?;
+    worker.wait_proof(PROOF).map_err(|error| with_causes(&error))
 }
 
 /// Starts a worker and waits until it is sealed in and has proved what it can do.

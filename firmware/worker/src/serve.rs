@@ -130,6 +130,7 @@ fn answer(job: &Job, segment: &Sealed, engine: &Engine) -> (Report, Vec<Sealed>)
 
 /// Transcodes, and again on the main processor what silicon cannot or did badly, while there is time for it.
 fn with_the_best_engine(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Failure> {
+    engine.warm().sweep();
     let began = Instant::now();
     let time_left = || began.elapsed().as_millis() * 3 < u128::from(job.limits.deadline_ms);
     let output = match transcode(input, job, engine) {

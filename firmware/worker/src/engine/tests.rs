@@ -203,3 +203,23 @@ fn no_more_elements_wait_than_a_stream_can_use() {
     }
     assert_eq!(engine.warm().waiting(), 24);
 }
+
+#[test]
+fn what_a_segment_does_not_use_is_closed_when_the_next_one_begins() {
+    gst::init().unwrap();
+    let engine = rehearsal(X264);
+    let encode_at = |kilobits: u32| {
+        engine.warm().sweep();
+        let profile = Profile { bitrate: BitsPerSecond(kilobits * 1000), ..preset("240p").unwrap() };
+        assert_eq!(encode(&engine, &profile, 2).len(), 2);
+    };
+    encode_at(500);
+    encode_at(500);
+    assert_eq!(engine.warm().waiting(), 1, "the same one, used again");
+    encode_at(900);
+    assert_eq!(engine.warm().waiting(), 2);
+    encode_at(900);
+    assert_eq!(engine.warm().waiting(), 1, "the first was passed over");
+    engine.warm().clear();
+    assert_eq!(engine.warm().waiting(), 0);
+}

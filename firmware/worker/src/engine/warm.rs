@@ -49,6 +49,8 @@ struct Parked {
     stage: Stage,
     /// Where its time has come to.
     clock: gst::ClockTime,
+    /// Was it passed over by the last segment?
+    passed_over: bool,
 }
 
 impl Warm {
@@ -64,10 +66,26 @@ impl Warm {
     pub(crate) fn park(&self, key: String, stage: Stage, clock: gst::ClockTime) {
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = (parked.len() >= MOST).then(|| parked.remove(0));
-        parked.push(Parked { key, stage, clock });
+        parked.push(Parked { key, stage, clock, passed_over: false });
         drop(parked);
         // Closing may take a while; nobody need wait for it with the lock.
         drop(oldest);
+    }
+
+    /// A new segment begins: what the last one did not use is closed, as devices have few sessions.
+    pub(crate) fn sweep(&self) {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (closing, mut kept): (Vec<_>, Vec<_>) = parked.drain(..).partition(|waiting| waiting.passed_over);
+        kept.iter_mut().for_each(|waiting| waiting.passed_over = true);
+        *parked = kept;
+        drop(parked);
+        drop(closing);
+    }
+
+    /// Closes all that wait.
+    pub(crate) fn clear(&self) {
+        let closing = std::mem::take(&mut *self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(closing);
     }
 
     /// How many wait.

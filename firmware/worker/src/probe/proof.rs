@@ -60,6 +60,7 @@ fn key_frames(engine: &Engine) -> Result<(), String> {
 /// Encoders that can be open at a time; every one gets a picture, since some devices notice only then.
 fn sessions(engine: &Engine) -> Result<u32, String> {
     let (format, picture) = grey(engine)?;
+    engine.warm().clear();
     let mut open = Vec::new();
     for n in 0..MOST_SESSIONS {
         // No two alike, so that none is one that waits from before.
