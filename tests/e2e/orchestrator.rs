@@ -1,6 +1,7 @@
 //! The orchestrator beyond the plain segment: every form of discovery, refreshed tokens, drain, prices, URLs, stores.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod errands;
 mod feed;
 mod store;
 mod url;

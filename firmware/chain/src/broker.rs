@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ethers::types::U256;
 use livepeer::address::{Address, H256};
-use livepeer::broker::{Broker, BrokerError, ChainHead, FeedAnswer, Prepared, SenderInfo, TransactionStatus};
+use livepeer::broker::{
+    Broker, BrokerError, ChainHead, Duties, Errand, FeedAnswer, Prepared, SenderInfo, TransactionStatus,
+};
 use livepeer::ticket::WinningTicket;
 use livepeer::transaction::transaction_hash;
 use livepeer::units::{Round, Timestamp, Wei};
@@ -20,6 +22,7 @@ use crate::config::ChainConfig;
 use crate::confirm;
 use crate::contracts::{GetSenderInfoCall, GetSenderInfoReturn, GetServiceURICall, GetServiceURIReturn};
 use crate::deployment::Deployment;
+use crate::errand;
 use crate::error::ChainError;
 use crate::head;
 use crate::price_feed;
@@ -345,6 +348,16 @@ impl Broker for EthBroker {
 
     async fn broadcast(&self, signed: &[u8]) -> Result<(), BrokerError> {
         Ok(self.send(signed).await?)
+    }
+
+    async fn duties(&self) -> Result<Duties, BrokerError> {
+        let deployment = self.deployment().await?;
+        Ok(errand::duties(&self.0.rpc, &deployment, self.0.config.recipient).await?)
+    }
+
+    async fn prepare_errand(&self, errand: Errand, from: Address, nonce: u64) -> Result<Prepared, BrokerError> {
+        let deployment = self.deployment().await?;
+        Ok(errand::prepare(&self.0.rpc, &deployment, &self.0.config, errand, from, nonce).await?)
     }
 
     async fn registered_service_uri(&self, account: Address) -> Result<Option<String>, BrokerError> {

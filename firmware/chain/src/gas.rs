@@ -18,6 +18,13 @@ pub(crate) fn redeem_limit(estimate: u64, l1_component: u64) -> u64 {
     estimated.max(floor).min(MAX_GAS)
 }
 
+/// The same for an errand whose dearest case is known.
+pub(crate) fn errand_limit(estimate: u64, dearest: u64, l1_component: u64) -> u64 {
+    let estimated = estimate.saturating_add(estimate / 4);
+    let floor = (dearest / 10).saturating_mul(13).saturating_add(l1_component);
+    estimated.max(floor).min(MAX_GAS)
+}
+
 /// The most to pay per gas: twice the base fee so that a spike does not strand the transaction, within the
 /// operator's bounds. The chain charges the base fee whatever the cap.
 pub(crate) fn fee_cap(base_fee: Wei, min: Wei, max: Wei) -> Result<Wei, ChainError> {

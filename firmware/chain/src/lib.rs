@@ -9,6 +9,7 @@ mod config;
 mod confirm;
 pub mod contracts;
 mod deployment;
+mod errand;
 mod error;
 mod gas;
 mod head;

@@ -137,13 +137,13 @@ pub(crate) fn read_claimable(answer: Option<Result<Value, RpcError>>) -> Result<
     }
 }
 
-fn l1_component(to: Address, data: &[u8], block: Value) -> (&'static str, Value) {
+pub(crate) fn l1_component(to: Address, data: &[u8], block: Value) -> (&'static str, Value) {
     let call = GasEstimateL1ComponentCall { to: to.0, contract_creation: false, data: Bytes::from(data.to_vec()) };
     ask::view(NODE_INTERFACE, call, block)
 }
 
 /// What the bytes cost on L1, in gas of this chain; nothing where there is no such thing.
-fn read_l1_component(answer: Option<Result<Value, RpcError>>) -> u64 {
+pub(crate) fn read_l1_component(answer: Option<Result<Value, RpcError>>) -> u64 {
     ask::answer::<GasEstimateL1ComponentCall, GasEstimateL1ComponentReturn>(Call::Redeem, answer)
         .map_or(0, |estimate| estimate.gas_estimate_for_l1)
 }

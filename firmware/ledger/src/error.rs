@@ -77,6 +77,9 @@ pub enum LedgerError {
         /// The ticket whose redemption has it.
         holder: H256,
     },
+    /// Another errand is under way.
+    #[error("another errand is under way")]
+    ErrandUnderWay,
     /// The hash is not that of the signed bytes.
     #[error("transaction hash does not belong to the signed bytes")]
     WrongTransactionHash,

@@ -15,6 +15,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::float_arithmetic))]
 
 mod balance;
+mod errand;
 mod error;
 mod files;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod store;
 mod totals;
 
 pub use balance::{Account, Balance};
+pub use errand::OnErrand;
 pub use error::LedgerError;
 pub use open::{Ledger, OpenOptions, Rebuilt, rebuild};
 pub use receive::{MAX_HELD_PER_SENDER, Receipt, ReceiveError, ReceiveRequest};

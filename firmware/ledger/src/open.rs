@@ -9,6 +9,7 @@ use livepeer::address::{Address, H256};
 use livepeer::units::{L1Block, Timestamp, Wei};
 
 use crate::balance::{Account, AccountRecord, Balance};
+use crate::errand::{self, OnErrand};
 use crate::error::{Health, LedgerError};
 use crate::journal::{self, Entry, Journal, Replay, Winner};
 use crate::redemption::Redemption;
@@ -60,6 +61,8 @@ pub(crate) struct Writer {
     pub(crate) totals: Totals,
     /// Offers up to this block are over, whatever a lagging endpoint says: their nonces are forgotten.
     pub(crate) head: L1Block,
+    /// The errand under way.
+    pub(crate) errand: Option<OnErrand>,
     closed: bool,
 }
 
@@ -74,6 +77,12 @@ impl Writer {
             let record = serde_json::to_vec(winner).expect("winners are plain data");
             changes.put(Kind::Redemption, ticket.as_bytes(), &record);
         }
+    }
+
+    /// The ticket whose unconfirmed redemption has this account nonce.
+    pub(crate) fn holder_of(&self, account_nonce: u64) -> Option<H256> {
+        let holds = |winner: &&Winner| matches!(&winner.state, Redemption::Submitted { submission, .. } if submission.account_nonce == account_nonce);
+        self.winners.values().find(holds).map(|winner| winner.winner.hash())
     }
 
     pub(crate) fn held_of(&self, sender: Address) -> Pending {
@@ -380,6 +389,7 @@ fn reconcile(store: &Store, contents: &Contents, replay: &Replay) -> Result<(Wri
                 writer.totals = serde_json::from_slice(payload).map_err(|_| corrupt(key))?;
                 fresh = false;
             }
+            errand::KEY => writer.errand = Some(serde_json::from_slice(payload).map_err(|_| corrupt(key))?),
             b"head" => writer.head = L1Block(u64::from_be_bytes(payload.try_into().map_err(|_| corrupt(key))?)),
             _ => {}
         }

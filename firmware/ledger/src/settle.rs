@@ -100,7 +100,8 @@ impl Ledger {
     /// Records a signed transaction for a winner. Durable on return: now it may be sent.
     ///
     /// # Errors
-    /// [`LedgerError::AccountNonceTaken`] when another unconfirmed redemption has its account nonce;
+    /// [`LedgerError::AccountNonceTaken`] or [`LedgerError::ErrandUnderWay`] when another unconfirmed transaction has its
+    /// account nonce;
     /// [`LedgerError::WrongTransactionHash`]; [`LedgerError::UnknownTicket`]; [`LedgerError::OutOfOrder`]; what the
     /// disk said.
     pub fn submit(&self, ticket: H256, submission: Submission) -> Result<Recorded, LedgerError> {
@@ -168,13 +169,11 @@ impl Inner {
             let state = before.state.advance(event)?;
             if let RedemptionEvent::Submitted(submission) = event {
                 let nonce = submission.account_nonce;
-                let holder = writer.winners.iter().find(|(other, winner)| {
-                    **other != ticket
-                        && matches!(&winner.state, Redemption::Submitted { submission, .. }
-                            if submission.account_nonce == nonce)
-                });
-                if let Some((holder, _)) = holder {
-                    return Err(LedgerError::AccountNonceTaken { account_nonce: nonce, holder: *holder });
+                if let Some(holder) = writer.holder_of(nonce).filter(|holder| *holder != ticket) {
+                    return Err(LedgerError::AccountNonceTaken { account_nonce: nonce, holder });
+                }
+                if writer.errand.as_ref().is_some_and(|errand| errand.submission.account_nonce == nonce) {
+                    return Err(LedgerError::ErrandUnderWay);
                 }
             }
             let after = Winner { winner: before.winner, step: before.step.saturating_add(1), state };

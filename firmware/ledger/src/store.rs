@@ -7,7 +7,7 @@
 //! | `a` sender, keccak of the id | an account: credit, debit, last use |
 //! | `n` expiration block, recipientRandHash | the nonces seen of one offer |
 //! | `r` ticket hash | a winner and where it stands (JSON) |
-//! | `m` name | `schema`, `totals`, `head` |
+//! | `m` name | `schema`, `totals`, `head`, `errand` |
 //!
 //! A record is a format byte, the payload and the CRC-32 of key, format byte and payload; it is checked at
 //! every read. sled's own flush survives a killed process, not a power cut: [`Store::sync_to`] also syncs

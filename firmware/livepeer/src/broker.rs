@@ -129,6 +129,29 @@ pub struct BrokerError {
     pub detail: String,
 }
 
+/// A transaction that redeems nothing but that an orchestrator owes, or may owe, each round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Errand {
+    /// Calling the reward of this round.
+    Reward(Round),
+    /// Initialising this round.
+    InitializeRound(Round),
+}
+
+/// What the chain says of an orchestrator's errands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duties {
+    /// The last round whose reward was called.
+    pub last_reward_round: Round,
+    /// Who may call it, beside the orchestrator itself; nobody when null.
+    pub reward_caller: Address,
+    /// First L1 block of the current round.
+    pub round_start: L1Block,
+    /// Blocks in a round.
+    pub round_length: u64,
+}
+
 /// What a price feed told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedAnswer {
@@ -168,6 +191,22 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Sends signed bytes. Sending the same bytes again is harmless.
     fn broadcast(&self, signed: &[u8]) -> impl Future<Output = Result<(), BrokerError>> + Send;
+
+    /// What the chain says of our recipient's errands.
+    fn duties(&self) -> impl Future<Output = Result<Duties, BrokerError>> + Send {
+        async { Err(BrokerError { class: FaultClass::Operator, detail: "this chain knows no errands".to_owned() }) }
+    }
+
+    /// Simulates an errand at the latest block and builds its transaction with the given account nonce.
+    fn prepare_errand(
+        &self,
+        errand: Errand,
+        _from: Address,
+        _nonce: u64,
+    ) -> impl Future<Output = Result<Prepared, BrokerError>> + Send {
+        let detail = format!("this chain does not know how to {errand:?}");
+        async move { Err(BrokerError { class: FaultClass::Operator, detail }) }
+    }
 
     /// What a price feed tells. A chain that knows no feeds has none.
     fn ether_price(&self, feed: Address) -> impl Future<Output = Result<FeedAnswer, BrokerError>> + Send {

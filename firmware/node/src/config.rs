@@ -5,6 +5,7 @@ use std::time::Duration;
 use chain::ChainConfig;
 use millrace_hal::Engine;
 use millrace_hal::thermal::{HeatLimits, Limits};
+use orchestrator::redeemer::RoundsConfig;
 use orchestrator::remote::RemoteConfig;
 use orchestrator::{PaymentConfig, RedeemerConfig};
 use serde::Deserialize;
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     /// For whom we transcode. With it the node attaches to orchestrators elsewhere and serves no gateways itself: no
     /// port is opened, no chain and no signer are used. Default none.
     pub(crate) transcoder: Option<transcoder::Config>,
+    /// The round's errands; used on chain only.
+    pub(crate) rounds: RoundsConfig,
     /// The chain. Default none: the node works off-chain, for anybody, for nothing.
     pub(crate) chain: Option<ChainConfig>,
 }
@@ -51,6 +54,7 @@ impl Default for Config {
             thermal: Thermal::default(),
             payment: PaymentConfig::default(),
             redeem: RedeemerConfig::default(),
+            rounds: RoundsConfig::default(),
             transcoder: None,
             chain: None,
         }
@@ -206,6 +210,7 @@ impl Config {
         config.check()?;
         if let Some(chain) = &config.chain {
             config.redeem.confirmations = chain.confirmations;
+            config.redeem.rounds = config.rounds;
         }
         Ok(config)
     }
@@ -216,6 +221,7 @@ impl Config {
         self.remote.check().map_err(part("remote"))?;
         self.payment.check().map_err(part("payment"))?;
         self.redeem.check().map_err(part("redeem"))?;
+        self.rounds.check().map_err(part("rounds"))?;
         self.thermal.check()?;
         if let Some(transcoder) = &self.transcoder {
             transcoder.check()?;

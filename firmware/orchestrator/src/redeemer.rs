@@ -30,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 use crate::sign::{SignError, Signer};
 
 mod config;
+mod errands;
 mod patience;
 mod report;
 mod settle;
 
 pub use config::RedeemerConfig;
+pub use errands::{RewardReport, RoundsConfig};
 pub use patience::Patience;
 pub use report::{RedeemerReport, alarms};
 
@@ -74,6 +76,7 @@ pub struct Redeemer<B, S> {
     doubts: HashMap<(H256, Doubt), Instant>,
     /// When each transaction on its way was last sent, and when it was first.
     sent: HashMap<H256, Sent>,
+    errands: errands::Errands,
     cleared: Option<Instant>,
     balance_read: Option<Instant>,
     last_l1_block: Option<u64>,
@@ -121,6 +124,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             patience: HashMap::new(),
             doubts: HashMap::new(),
             sent: HashMap::new(),
+            errands: errands::Errands::default(),
             cleared: None,
             balance_read: None,
             last_l1_block: None,
@@ -154,9 +158,10 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         let Some(head) = self.broker.head() else {
             return Ok(());
         };
-        let all_in_blocks = self.settle(&head).await?;
+        let errand_in_block = self.settle_errand(&head).await?;
+        let all_in_blocks = self.settle(&head).await? && errand_in_block;
         self.give_up(&head).await?;
-        if all_in_blocks {
+        if all_in_blocks && !self.run_errands(&head).await? {
             self.redeem_next(&head).await?;
         }
         self.clear_away(&head).await?;
@@ -256,7 +261,9 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         let recorded = match self.book(move |ledger| ledger.submit(ticket, submission)).await {
             Ok(recorded) => recorded,
             Err(RedeemerError::Ledger(
-                error @ (LedgerError::OutOfOrder(_) | LedgerError::AccountNonceTaken { .. }),
+                error @ (LedgerError::OutOfOrder(_)
+                | LedgerError::ErrandUnderWay
+                | LedgerError::AccountNonceTaken { .. }),
             )) => {
                 tracing::warn!(?ticket, reason = %error, "redemption was not recorded, so not sent");
                 return Ok(());

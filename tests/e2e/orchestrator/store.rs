@@ -27,7 +27,11 @@ const REGION: &str = "eu-west-1";
 
 /// What a gateway tells of its store: the right to write below a prefix, signed.
 fn grant(host: String, prefix: &str) -> net::S3osInfo {
-    let credential = format!("{KEY_ID}/{DAY}/{REGION}/s3/aws4_request");
+    grant_by(KEY_ID, SECRET, host, prefix)
+}
+
+fn grant_by(key_id: &str, secret: &str, host: String, prefix: &str) -> net::S3osInfo {
+    let credential = format!("{key_id}/{DAY}/{REGION}/s3/aws4_request");
     let policy = json!({
         "expiration": "2099-01-01T00:00:00.000Z",
         "conditions": [
@@ -41,14 +45,14 @@ fn grant(host: String, prefix: &str) -> net::S3osInfo {
         ],
     });
     let policy = STANDARD.encode(policy.to_string());
-    let signature = sign(&policy);
+    let signature = sign(secret, &policy);
     net::S3osInfo { host, key: prefix.to_owned(), policy, signature, credential, x_amz_date: format!("{DAY}T000000Z") }
 }
 
 /// AWS signature version 4 over a policy.
-fn sign(policy: &str) -> String {
+fn sign(secret: &str, policy: &str) -> String {
     let steps = [DAY, REGION, "s3", "aws4_request"];
-    let secret = format!("AWS4{SECRET}").into_bytes();
+    let secret = format!("AWS4{secret}").into_bytes();
     let key = steps.iter().fold(secret, |key, step| hmac_sha256(&key, &[step.as_bytes()]).to_vec());
     hex::encode(hmac_sha256(&key, &[policy.as_bytes()]))
 }
@@ -98,7 +102,7 @@ fn take(form: &Form) -> Result<String, String> {
     assert_eq!(fields.len(), form.fields.len(), "a field came twice");
     let field = |name: &str| fields.get(name).cloned().ok_or_else(|| format!("{name} is missing"));
     let policy = field("policy")?;
-    if field("x-amz-signature")? != sign(&policy) {
+    if field("x-amz-signature")? != sign(SECRET, &policy) {
         return Err("SignatureDoesNotMatch".to_owned());
     }
     let policy: Value = serde_json::from_slice(&STANDARD.decode(policy).unwrap()).unwrap();
@@ -194,6 +198,28 @@ async fn renditions_go_to_the_gateways_own_store_under_its_policy() {
     assert_eq!(error(&upload.send(&stage.uri, Speak::Http1).await), "renditions could not be stored");
     assert_eq!(stage.ledger().balance(&account).unwrap().debit, charged);
     assert_eq!(kept.lock().unwrap().len(), 2);
+}
+
+/// Against a real server: `S3_ENDPOINT=http://127.0.0.1:9000 S3_KEY=… S3_SECRET=…`, with a public bucket `films`.
+#[tokio::test]
+#[ignore = "needs an S3-compatible server, named by S3_ENDPOINT"]
+async fn a_real_store_takes_renditions_and_serves_them() {
+    let told = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let host = format!("{}/{BUCKET}", told("S3_ENDPOINT"));
+    let stage = Stage::on_chain_with(terms("2"), own_network).await;
+    let info = stage.offer().await.unwrap();
+    let mut upload = paid(&info, 7, 1..=4);
+    let granted = grant_by(&told("S3_KEY"), &told("S3_SECRET"), host, "live/stream");
+    upload.data.storage = vec![net::OsInfo { storage_type: StorageType::S3.into(), s3info: Some(granted.clone()) }];
+    let result = upload.send(&stage.uri, Speak::Http1).await;
+    for (segment, profile) in data(&result).segments.iter().zip(ladder()) {
+        let got = std::process::Command::new("curl").args(["-sf", &segment.url]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&got.stdout), format!("a rendition of 100 bytes as {}", profile.name));
+    }
+    let elsewhere = net::S3osInfo { key: "other".to_owned(), ..granted };
+    let mut upload = paid(&info, 8, 5..=8);
+    upload.data.storage = vec![net::OsInfo { storage_type: StorageType::S3.into(), s3info: Some(elsewhere) }];
+    assert_eq!(error(&upload.send(&stage.uri, Speak::Http1).await), "renditions could not be stored");
 }
 
 #[tokio::test]

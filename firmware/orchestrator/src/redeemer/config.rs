@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::RoundsConfig;
 use crate::config::ConfigError;
 
 /// How winners are redeemed.
@@ -12,6 +13,9 @@ pub struct RedeemerConfig {
     /// Blocks on top of a redemption before it is believed for good: the chain's key of this name.
     #[serde(skip)]
     pub confirmations: u64,
+    /// The round's errands: the section `rounds`.
+    #[serde(skip)]
+    pub rounds: RoundsConfig,
     /// Seconds without a receipt after which a transaction is replaced by a dearer one. Range 1–3600, default 300.
     pub stuck_after_s: u64,
     /// Replacements of one transaction at most. Range 0–20, default 5.
@@ -29,6 +33,7 @@ impl Default for RedeemerConfig {
     fn default() -> Self {
         Self {
             confirmations: 4800,
+            rounds: RoundsConfig::default(),
             stuck_after_s: 300,
             max_replacements: 5,
             doubt_s: 120,

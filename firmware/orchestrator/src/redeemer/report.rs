@@ -1,4 +1,5 @@
 //! What the redeemer says of itself, and the alarms that follow from it.
+use super::RewardReport;
 use livepeer::broker::ChainHead;
 use livepeer::units::{Timestamp, Wei};
 use service::status::Alarm;
@@ -9,6 +10,8 @@ const FAULTS: u32 = 3;
 const RUNWAY_LOW: u64 = 20;
 /// … and fewer than this is critical.
 const RUNWAY_CRITICAL: u64 = 5;
+/// What is said of a reward that is on its way.
+const DUE: &str = "it is due";
 /// Seconds after which a chain out of sight is an alarm.
 const CHAIN_LATE_SECONDS: i64 = 60;
 
@@ -29,6 +32,8 @@ pub struct RedeemerReport {
     pub failing_tickets: usize,
     /// Tickets paid below their face value.
     pub short_paid: u64,
+    /// How the round's reward stands.
+    pub reward: RewardReport,
 }
 
 /// The alarms that follow, by the ids of the fleet's event table.
@@ -57,6 +62,23 @@ pub fn alarms(report: &RedeemerReport, head: Option<&ChainHead>, redeem_gas: u64
         let why = report.refused.as_ref().map(|(ticket, why)| format!("; last refusal: {ticket}: {why}"));
         let text = format!("{} winners failed to redeem twice{}", report.failing_tickets, why.unwrap_or_default());
         raise("TKT-REDEEM-FAIL", "crit", text);
+    }
+    if let Some(why) = &report.reward.missing {
+        // The reward of a round that is over is gone.
+        let severity = match report.reward.round_over_percent {
+            0..25 => None,
+            25..50 => Some("warn"),
+            50..80 => Some("err"),
+            _ => Some("crit"),
+        };
+        if let Some(severity) = severity.or((why != DUE).then_some("warn")) {
+            let over = report.reward.round_over_percent;
+            raise(
+                "REWARD-MISSING",
+                severity,
+                format!("the reward is not called, {over} % of the round are over: {why}"),
+            );
+        }
     }
     if report.short_paid > 0 {
         let text = format!("{} tickets were paid below their face value", report.short_paid);
@@ -121,6 +143,14 @@ mod tests {
         assert_eq!(ids(&late, Some(&head()), 1000), pair("TKT-PENDING-OLD", "crit"));
         let failing = RedeemerReport { failing_tickets: 1, ..RedeemerReport::default() };
         assert_eq!(ids(&failing, Some(&head()), 1000), pair("TKT-REDEEM-FAIL", "crit"));
+        let unrewarded = |over: u64, why: &str| {
+            let reward = RewardReport { missing: Some(why.to_owned()), round_over_percent: over };
+            ids(&RedeemerReport { reward, ..RedeemerReport::default() }, Some(&head()), 1000)
+        };
+        assert!(unrewarded(24, DUE).is_empty(), "there is time");
+        assert_eq!(unrewarded(1, "not the caller"), pair("REWARD-MISSING", "warn"));
+        assert_eq!(unrewarded(60, DUE), pair("REWARD-MISSING", "err"));
+        assert_eq!(unrewarded(90, DUE), pair("REWARD-MISSING", "crit"));
         let gone = ChainHead { recipient_active: false, ..head() };
         assert_eq!(ids(&RedeemerReport::default(), Some(&gone), 1000), pair("ACTIVE-LOST", "crit"));
     }

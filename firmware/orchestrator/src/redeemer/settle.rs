@@ -180,7 +180,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
 }
 
 /// A transaction with a fee cap that any node accepts in place of the one that was `steps` cheaper.
-fn dearer(transaction: Transaction, steps: u64) -> Transaction {
+pub(super) fn dearer(transaction: Transaction, steps: u64) -> Transaction {
     let raise = |fee: Wei| {
         (0..steps).fold(fee, |fee, _| {
             let more = fee.checked_mul(100 + REPLACEMENT_PERCENT).map(|fee| Wei(fee.0 / 100));
