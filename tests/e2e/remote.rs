@@ -111,7 +111,7 @@ async fn a_box_without_a_port_does_the_work_and_its_death_costs_no_segment() {
     }
 
     let out = orchestrator.dir.path().join("again");
-    let push = start_push(&uri, &out, &["--pace", "1", "--loop-to", "10s"]);
+    let push = start_push(&uri, &out, &["--pace", "realtime", "--loop-to", "10s"]);
     transcoder.until(|status| status.orchestrators[0].segments_ok >= 4).await;
     transcoder.program.kill().unwrap();
     let second = report(push);

@@ -21,6 +21,7 @@ use orchestrator::info::VERSION;
 use orchestrator::pool::{SESSION_QUEUE, Transcoder};
 use rand::Rng;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Endpoint;
@@ -41,6 +42,8 @@ mod generated {
 const CONNECT: Duration = Duration::from_secs(10);
 /// A stock orchestrator says nothing until it has a segment: who was not refused for so long is taken.
 const SETTLED: Duration = Duration::from_secs(3);
+/// A connection that lasted for so long was a good one.
+const LASTED: Duration = Duration::from_secs(60);
 /// How long an orchestrator that refused us is left alone, give or take a fifth: a person must act there, or here.
 const REFUSED: Duration = Duration::from_secs(300);
 /// Seldom enough for Go's servers; TCP is asked more often.
@@ -88,12 +91,16 @@ impl<T: Transcoder> Link<T> {
                 () = stop.cancelled() => return,
             }
             self.board.set(rank, State::Connecting, None);
+            let began = Instant::now();
             let end = tokio::select! {
-                end = self.attach(&mut backoff) => end,
+                end = self.attach() => end,
                 () = self.board.outranked(rank) => End::Outranked,
                 () = stop.cancelled() => End::Stopping,
             };
             self.leave_sessions();
+            if began.elapsed() >= LASTED {
+                backoff.reset();
+            }
             let pause = match end {
                 End::Stopping => return,
                 End::Outranked => {
@@ -120,7 +127,7 @@ impl<T: Transcoder> Link<T> {
         }
     }
 
-    async fn attach(&self, backoff: &mut Backoff) -> End {
+    async fn attach(&self) -> End {
         let mut client = match self.connect().await {
             Ok(client) => client,
             Err(reason) => return End::Lost(reason),
@@ -131,42 +138,47 @@ impl<T: Transcoder> Link<T> {
             capacity: i64::try_from(self.capacity).unwrap_or(i64::MAX),
             capabilities: Some(capabilities_to_wire(&can, VERSION)),
         };
-        let mut registering = pin!(client.register_transcoder(request));
-        let early = tokio::time::timeout(SETTLED, registering.as_mut()).await;
+        // Neither silence nor the stream's beginning is a yes: stock sends nothing before the first segment, others send
+        // the beginning before the refusal.
+        let mut listening = pin!(async {
+            let mut notices = client.register_transcoder(request).await?.into_inner();
+            let first = notices.message().await?;
+            Ok((notices, first))
+        });
+        let early = tokio::time::timeout(SETTLED, listening.as_mut()).await;
         if let Ok(Err(status)) = &early {
             return refused(status);
         }
         tracing::info!(orchestrator = %self.address, capacity = self.capacity, "attached");
         self.board.set(self.bench.rank, State::Attached, None);
-        backoff.reset();
-        let answer = match early {
-            Ok(answer) => answer,
-            Err(_) => registering.await,
+        let listened = match early {
+            Ok(listened) => listened,
+            Err(_) => listening.await,
         };
-        let mut notices = match answer {
-            Ok(answer) => answer.into_inner(),
+        let (mut notices, mut next) = match listened {
+            Ok(listened) => listened,
             Err(status) => return refused(&status),
         };
         let hands = Arc::new(Semaphore::new(self.capacity.saturating_mul(SESSION_QUEUE + 1).saturating_add(SPARE)));
-        loop {
-            // Who has no hand free reads no notice: flow control holds the orchestrator back.
-            let hand = Arc::clone(&hands).acquire_owned().await.expect("the semaphore is never closed");
-            let notice = match notices.message().await {
-                Ok(Some(notice)) => notice,
-                Ok(None) => return End::Lost("the orchestrator ended the connection".to_owned()),
-                Err(status) => return End::Lost(reason_of(&status)),
-            };
+        while let Some(notice) = next {
             if notice.url.is_empty() {
                 self.end_session(&notice);
-                continue;
+            } else {
+                // Who has no hand free reads no notice: flow control holds the orchestrator back.
+                let hand = Arc::clone(&hands).acquire_owned().await.expect("the semaphore is never closed");
+                let (bench, board) = (Arc::clone(&self.bench), self.board.clone());
+                self.work.spawn(async move {
+                    let _hand = hand;
+                    let ok = bench.serve(notice).await;
+                    board.count(bench.rank, ok);
+                });
             }
-            let (bench, board) = (Arc::clone(&self.bench), self.board.clone());
-            self.work.spawn(async move {
-                let _hand = hand;
-                let ok = bench.serve(notice).await;
-                board.count(bench.rank, ok);
-            });
+            next = match notices.message().await {
+                Ok(next) => next,
+                Err(status) => return refused(&status),
+            };
         }
+        End::Lost("the orchestrator ended the connection".to_owned())
     }
 
     async fn connect(&self) -> Result<TranscoderClient<tonic::transport::Channel>, String> {

@@ -207,6 +207,14 @@ impl Registry {
         }
     }
 
+    /// A session belongs to this member, whoever was asked last.
+    pub fn rebind(&mut self, session: &str, member: MemberId, rate: f64, now: Duration) {
+        let bound = self.sessions.get(session).is_some_and(|binding| binding.member == member);
+        if !bound && self.members.contains_key(&member) {
+            self.sessions.insert(session.to_owned(), Binding { member, rate, last_used: now });
+        }
+    }
+
     /// Forgets a session; who had it.
     pub fn forget(&mut self, session: &str) -> Option<MemberId> {
         self.sessions.remove(session).map(|binding| binding.member)

@@ -186,22 +186,33 @@ async fn a_transcoder_that_goes_away_costs_no_segment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_transcoder_is_given_half_the_time_then_another_is_asked() {
-    let stage = stage(Own::default());
-    let (mut deaf, mut quick) = (stage.attach(9), stage.attach(1));
-    let (done, _) = tokio::join!(stage.segment("s"), async {
-        let late = deaf.notices.recv().await.unwrap();
-        let notice = quick.notices.recv().await.unwrap();
-        assert!(stage.claim(&late).is_none(), "a late result finds nothing");
-        stage.claim(&notice).unwrap().send(honest(PIXELS)).unwrap();
-        let teardown = deaf.notices.recv().await.unwrap();
-        assert_eq!(
-            (teardown.url.as_str(), teardown.seg_data.unwrap().auth_token.unwrap().session_id.as_str()),
-            ("", "s")
-        );
-    });
-    let took = done.unwrap().took;
-    assert!(took >= Duration::from_millis(3500) && took < Duration::from_millis(3600), "{took:?}");
+async fn after_half_the_time_another_is_asked_and_the_first_right_result_counts() {
+    for first_wins in [true, false] {
+        let stage = stage(Own::default());
+        let (mut slow, mut quick) = (stage.attach(9), stage.attach(1));
+        let (done, loser) = tokio::join!(stage.segment("s"), async {
+            let first = slow.notices.recv().await.unwrap();
+            let second = quick.notices.recv().await.unwrap();
+            let (winner, loser) = if first_wins { (first, second) } else { (second, first) };
+            stage.claim(&winner).unwrap().send(honest(PIXELS)).unwrap();
+            loser
+        });
+        let took = done.unwrap().took;
+        assert!(took >= Duration::from_millis(3500) && took < Duration::from_millis(3600), "{took:?}");
+        assert!(stage.claim(&loser).is_none(), "a late result finds nothing");
+        let (left, has) = if first_wins { (&mut quick, &mut slow) } else { (&mut slow, &mut quick) };
+        let teardown = left.notices.recv().await.unwrap();
+        let session = teardown.seg_data.unwrap().auth_token.unwrap().session_id;
+        assert_eq!((teardown.url.as_str(), session.as_str()), ("", "s"));
+        let failed: Vec<_> = stage.remotes.status().iter().map(|row| row.segments_failed).collect();
+        assert_eq!(failed, if first_wins { [0, 0] } else { [1, 0] }, "who was asked late is not to blame");
+        // The session stays with who had it right.
+        let (done, ()) = tokio::join!(stage.segment("s"), async {
+            let notice = has.notices.recv().await.unwrap();
+            stage.claim(&notice).unwrap().send(honest(PIXELS)).unwrap();
+        });
+        assert!(!is_ours(&done.unwrap()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,20 +1,22 @@
 //! All who can transcode: our own pool, and the boxes attached to us.
 //!
 //! Walk 1, step 6. A segment goes to one of them; when that one fails, or takes so long that another could still
-//! make it, to the next, until the deadline. A stream that is said to be at fault gets a second opinion, since the
+//! make it, to the next too, until the deadline. A stream that is said to be at fault gets a second opinion, since the
 //! gateway will not try it anywhere else.
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use livepeer::capability::CapabilitySet;
 use livepeer::profile::Profile;
 use sandbox::message::JobError;
 use tokio::time::Instant;
 
 use super::Remotes;
-use super::dispatch::{Fault, transcoding_needs};
-use super::registry::{LOCAL, MemberId, Nobody, Wanted};
+use super::dispatch::{Fault, Input, transcoding_needs};
+use super::registry::{Chosen, LOCAL, MemberId, Nobody, Wanted};
 use crate::admission::load::Load;
 use crate::info::VERSION;
 use crate::pool::{Capacity, TranscodeError, TranscodeRequest, Transcoded, Transcoder};
@@ -37,6 +39,41 @@ impl<L: fmt::Debug> fmt::Debug for Workforce<L> {
     }
 }
 
+/// How a segment went round so far.
+struct Round {
+    /// Another one is to be asked.
+    wants_another: bool,
+    tried: Vec<MemberId>,
+    /// Of these, who is still at it.
+    running: Vec<MemberId>,
+    /// Of these, who should have been done.
+    overdue: Vec<MemberId>,
+    /// Who says that the stream is at fault.
+    blamed: Vec<(MemberId, JobError)>,
+    failure: Option<TranscodeError>,
+}
+
+impl Default for Round {
+    fn default() -> Self {
+        Self {
+            wants_another: true,
+            tried: Vec::new(),
+            running: Vec::new(),
+            overdue: Vec::new(),
+            blamed: Vec::new(),
+            failure: None,
+        }
+    }
+}
+
+impl Round {
+    /// Nobody is left to be asked.
+    fn verdict(self, nobody: Nobody) -> TranscodeError {
+        let blamed = self.blamed.first().map(|(_, error)| TranscodeError::from(*error));
+        blamed.or(self.failure).unwrap_or(TranscodeError::Nobody(nobody))
+    }
+}
+
 /// What came of an attempt.
 enum Attempt {
     Done(Transcoded),
@@ -51,61 +88,112 @@ impl<L: Transcoder> Workforce<L> {
         Self { local, local_can: Box::new(local_can), remotes }
     }
 
-    /// Gives the segment to one after the other until one of them has it right.
+    /// Gives the segment to one after the other until one of them has it right. Who is overdue is not given up for that:
+    /// the first right result is taken, whosever it is.
     async fn hand_round(&self, session: &str, request: &TranscodeRequest) -> Result<Transcoded, TranscodeError> {
         let began = Instant::now();
+        let deadline = began + request.deadline;
         let needs = transcoding_needs(&request.origin.needs);
         let rate = request.profiles.iter().map(pixel_rate).sum();
-        let mut tried: Vec<MemberId> = Vec::new();
-        let mut blamed: Vec<(MemberId, JobError)> = Vec::new();
-        let mut failure = None;
-        let mut input = None;
+        let input = OnceLock::new();
+        let mut running = FuturesUnordered::new();
+        let mut round = Round::default();
+        let mut overdue_at = None;
         loop {
-            let left = request.deadline.saturating_sub(began.elapsed());
-            let min_version = &request.origin.min_version;
-            let wanted = Wanted { session, needs: &needs, min_version, rate, tried: &tried };
-            let chosen = if left < SHORTEST { Err(Nobody::Available) } else { self.remotes.choose(&wanted) };
-            let chosen = match (chosen, blamed.first()) {
-                (Ok(chosen), _) => chosen,
-                (Err(_), Some((_, error))) => return Err((*error).into()),
-                (Err(_), None) if left < SHORTEST => return Err(failure.unwrap_or(TranscodeError::Timeout)),
-                (Err(nobody), None) => return Err(failure.unwrap_or_else(|| TranscodeError::Nobody(nobody))),
-            };
-            if let Some(before) = chosen.before {
-                self.leave(before, session);
+            if std::mem::take(&mut round.wants_another) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let min_version = &request.origin.min_version;
+                let wanted = Wanted { session, needs: &needs, min_version, rate, tried: &round.tried };
+                let chosen = if left < SHORTEST { Err(Nobody::Available) } else { self.remotes.choose(&wanted) };
+                overdue_at = None;
+                match chosen {
+                    Ok(Chosen { member, before }) => {
+                        if let Some(before) = before.filter(|before| !round.tried.contains(before)) {
+                            self.leave(before, session);
+                        }
+                        // After half of the time that is left another one can still make it.
+                        if self.remotes.has_other(&wanted, member) {
+                            overdue_at = Some(Instant::now() + left / 2);
+                        }
+                        round.tried.push(member);
+                        round.running.push(member);
+                        running.push(self.attempt(member, session, request, &input, left));
+                    }
+                    Err(nobody) if running.is_empty() => return Err(round.verdict(nobody)),
+                    Err(_) => {}
+                }
             }
-            let member = chosen.member;
-            let attempt = if member == LOCAL {
-                self.here(session, request, left).await
-            } else {
-                let input = match &mut input {
-                    Some(input) => &*input,
-                    none => &*none.insert(self.remotes.lay_ready(session, request).map_err(unreadable)?),
-                };
-                // Half of the time that is left, so that another one can still make it.
-                let limit = if self.remotes.has_other(&wanted, member) { left / 2 } else { left };
-                elsewhere(self.remotes.ask(member, session, request, input, limit).await)
+            let overdue = async {
+                match overdue_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
             };
+            let (member, attempt) = tokio::select! {
+                Some(ended) = running.next() => ended,
+                () = overdue => {
+                    round.overdue.clone_from(&round.running);
+                    round.wants_another = true;
+                    continue;
+                }
+            };
+            round.running.retain(|other| *other != member);
             match attempt {
                 Attempt::Done(mut done) => {
-                    for (member, _) in blamed {
-                        self.fail(member, session, "it blamed the stream for its own fault");
-                    }
+                    self.settle(&round, member, session, rate);
                     done.took = began.elapsed();
                     return Ok(done);
                 }
                 // Our own workers are believed; of others, two of the same opinion.
-                Attempt::Blamed(error) if member == LOCAL || blamed.iter().any(|(_, other)| *other == error) => {
+                Attempt::Blamed(error) if member == LOCAL || round.blamed.iter().any(|(_, other)| *other == error) => {
                     return Err(error.into());
                 }
-                Attempt::Blamed(error) => blamed.push((member, error)),
+                Attempt::Blamed(error) => round.blamed.push((member, error)),
                 Attempt::Failed(error) => {
                     self.fail(member, session, &error.to_string());
-                    failure = Some(error);
+                    round.failure = Some(error);
                 }
             }
-            tried.push(member);
+            round.wants_another = true;
         }
+    }
+
+    /// Gives the segment to one member.
+    async fn attempt(
+        &self,
+        member: MemberId,
+        session: &str,
+        request: &TranscodeRequest,
+        input: &OnceLock<Input>,
+        left: Duration,
+    ) -> (MemberId, Attempt) {
+        if member == LOCAL {
+            return (member, self.here(session, request, left).await);
+        }
+        let ready = match input.get() {
+            Some(ready) => ready,
+            None => match self.remotes.lay_ready(session, request) {
+                Ok(fresh) => input.get_or_init(|| fresh),
+                Err(error) => return (member, Attempt::Failed(unreadable(error))),
+            },
+        };
+        (member, elsewhere(self.remotes.ask(member, session, request, ready, left).await))
+    }
+
+    /// A member has it right: what becomes of the others, and of the session.
+    fn settle(&self, round: &Round, winner: MemberId, session: &str, rate: f64) {
+        for (member, _) in &round.blamed {
+            self.fail(*member, session, "it blamed the stream for its own fault");
+        }
+        for member in &round.running {
+            if round.overdue.contains(member) {
+                self.fail(*member, session, "it took too long");
+            } else {
+                self.leave(*member, session);
+            }
+        }
+        let now = self.remotes.now();
+        self.remotes.lock().registry.rebind(session, winner, rate, now);
     }
 
     async fn here(&self, session: &str, request: &TranscodeRequest, left: Duration) -> Attempt {
