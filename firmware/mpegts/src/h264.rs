@@ -267,6 +267,37 @@ mod tests {
         assert!(!sps.has_colour);
     }
 
+    /// Bits of a unit, its first byte in front.
+    fn unit(first: u8, bits: &str) -> Vec<u8> {
+        let mut bits = bits.replace(' ', "") + "1";
+        bits += &"0".repeat((8 - bits.len() % 8) % 8);
+        let bytes = bits.as_bytes().chunks(8).map(|b| b.iter().fold(0, |n, c| n << 1 | (c - b'0')));
+        [0, 0, 1, first].into_iter().chain(bytes).collect()
+    }
+
+    #[test]
+    fn the_two_fields_of_a_picture_stay_together() {
+        // Main, level 30; set 0, 4 bits of frame_num, counting type 2, one reference, 10x6 blocks, fields allowed.
+        let sps = unit(0x67, "01001101 00000000 00011110 1 1 011 010 0 0001010 00110 0 0 1 0 0");
+        assert!(parse_sps(&sps[3..]).unwrap().interlaced);
+        // First block, slice type, parameter set, frame_num, is it a field, is it the bottom one.
+        let field = |nal: u8, number: &str, bottom: &str| unit(nal, &format!("1 1 1 {number} 1 {bottom} 0000"));
+        let frame = unit(0x41, "1 1 1 0011 0 0000");
+        let stream = [
+            sps,
+            field(0x65, "0000", "0"),
+            field(0x41, "0000", "1"),
+            field(0x41, "0001", "1"),
+            field(0x41, "0001", "0"),
+            field(0x41, "0010", "0"),
+            frame,
+        ];
+        let spans = nal::access_units(crate::VideoCodec::H264, &stream.concat());
+        let keys: Vec<bool> = spans.iter().map(|s| s.keyframe).collect();
+        // Two whole pictures, a field whose second is missing, and a frame.
+        assert_eq!(keys, [true, false, false, false]);
+    }
+
     #[test]
     fn a_cut_parameter_set_is_refused() {
         for end in 0..10 {

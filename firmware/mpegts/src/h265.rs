@@ -74,6 +74,8 @@ pub fn parse_sps(unit: &[u8]) -> Option<Sps> {
 
 /// Goes through the rest of the set to its usability information: does that name the colours?
 fn names_colours(r: &mut Bits<'_>, layers: u32) -> Option<bool> {
+    // The depth of colours; that of light is known.
+    r.ue()?;
     let poc_bits = r.ue().filter(|n| *n <= 12)? + 4;
     for _ in 0..if r.flag()? { layers + 1 } else { 1 } {
         [r.ue()?, r.ue()?, r.ue()?];
@@ -175,6 +177,33 @@ impl Slices {
                 if first { Role::First { keyframe: (16..=23).contains(&kind) } } else { Role::Further }
             }
             _ => Role::Suffix,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by x265 for 160×90, in the colours of BT.2020.
+    const SPS: [u8; 45] = [
+        0x42, 0x01, 0x01, 0x01, 0x60, 0x00, 0x00, 0x03, 0x00, 0x90, 0x00, 0x00, 0x03, 0x00, 0x00, 0x03, 0x00, 0x1e,
+        0xa0, 0x14, 0x20, 0x61, 0xf2, 0x65, 0x95, 0x95, 0x29, 0x30, 0xbc, 0x05, 0xa8, 0x48, 0x80, 0x48, 0x20, 0x00,
+        0x00, 0x03, 0x00, 0x20, 0x00, 0x00, 0x03, 0x03, 0xc1,
+    ];
+
+    #[test]
+    fn a_real_parameter_set_is_read() {
+        let sps = parse_sps(&SPS).unwrap();
+        assert_eq!((sps.width, sps.height, sps.chroma, sps.depth, sps.layers), (160, 90, 1, 8, 1));
+        assert!(sps.has_colour);
+        assert_eq!(sps.profile_tier_level, [0x01, 0x60, 0, 0, 0, 0x90, 0, 0, 0, 0, 0, 0x1e]);
+    }
+
+    #[test]
+    fn a_cut_parameter_set_is_refused_or_names_no_colours() {
+        for end in 0..SPS.len() / 2 {
+            assert!(parse_sps(&SPS[..end]).is_none_or(|sps| !sps.has_colour));
         }
     }
 }

@@ -18,6 +18,11 @@ use crate::time::{clock_of, ticks_of};
 
 /// How long a persistent encoder may take for the pictures it still has when a segment ends.
 const LAST_PICTURES: Duration = Duration::from_secs(5);
+/// What a picture may cost when its quality is asked for and no rate.
+const BITS_PER_PIXEL: u64 = 2;
+/// When the time of a fresh element begins. Encoders that reorder want no earlier one, and move what comes earlier;
+/// until their first picture is out, the framework's base class (1.22) then takes wishes for key frames for late.
+const BEGINNING: gst::ClockTime = gst::ClockTime::from_seconds(1000 * 3600);
 /// B-frames between two others where the profile asks for them.
 const PROFILE_BFRAMES: u32 = 3;
 
@@ -138,7 +143,7 @@ impl Encoder {
                 let parts = parts(&engine.route().encoder_elements(row), row.element, &configure);
                 let stage = Stage::start(&parts, &input, &wanted, 0, &engine.warm().contexts)?;
                 // The grid of a fixed rate may put the first frame a little before its own time.
-                (stage, gst::ClockTime::ZERO, first - Ticks(PER_SECOND))
+                (stage, BEGINNING, first - Ticks(PER_SECOND))
             }
         };
         let again = key.map(|key| (engine.clone(), key));
@@ -222,7 +227,7 @@ impl Encoder {
         let next = self.under_way.pop_front();
         let pts = match (in_order, at) {
             (true, _) => next,
-            (false, Some(at)) => Some(self.origin + ticks_of(at)),
+            (false, Some(at)) => Some(self.origin + ticks_of(at.saturating_sub(self.clock))),
             // Not a picture.
             (false, None) => return Ok(()),
         };
@@ -269,8 +274,16 @@ fn wishes(profile: &Profile, setup: &Setup, tuning: &Tuning, row: &EncoderRow) -
         }
         _ => None,
     });
+    // A quality without a rate is still held to one, as buffers are, but to a generous one.
+    let bits = match profile.bitrate.0 {
+        0 => {
+            let pixels = u64::from(setup.frames.width()) * u64::from(setup.frames.height());
+            (pixels * u64::from(setup.rate.0) / u64::from(setup.rate.1.max(1))).saturating_mul(BITS_PER_PIXEL)
+        }
+        bits => u64::from(bits),
+    };
     Wishes {
-        bits_per_second: u64::from(profile.bitrate.0),
+        bits_per_second: bits,
         quality: (profile.quality > 0).then(|| profile.quality.min(50)),
         gop,
         bframes: bframes.min(row.bframes),

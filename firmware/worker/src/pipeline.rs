@@ -215,11 +215,12 @@ impl Run<'_> {
         let codec = Codec::of_track(source.codec)
             .ok_or_else(|| Failure::new(JobError::UnsupportedCodec, format!("{:?}", source.codec)))?;
         let threads = self.conditions.job.threads;
-        let mut decoder =
-            Decoder::start(self.conditions.engine, codec, source.first, source.step, threads).map_err(|e| match e {
+        let mut decoder = Decoder::start(self.conditions.engine, codec, source.origin, source.step, threads).map_err(
+            |e| match e {
                 stage::Error::Missing(_) => Failure::new(JobError::UnsupportedCodec, e.to_string()),
                 stage::Error::Refused { .. } => Failure::new(JobError::Internal, e.to_string()),
-            })?;
+            },
+        )?;
         let mut format = None;
         let mut last = source.first;
         let mut trouble = None;
@@ -239,8 +240,9 @@ impl Run<'_> {
                         if let Some(info) = format.take() {
                             self.change(&info, frame.at)?;
                         }
-                        last = frame.at;
-                        self.frame(&frame)?;
+                        if self.frame(&frame)? {
+                            last = frame.at;
+                        }
                     }
                 }
                 self.in_time()?;
@@ -290,19 +292,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn frame(&mut self, frame: &Frame) -> Result<(), Failure> {
+    /// Counts a frame and hands it on; false when it is not in the window.
+    fn frame(&mut self, frame: &Frame) -> Result<bool, Failure> {
         self.frames += 1;
         self.pixels = self.pixels.saturating_add(self.pixels_per_frame);
         if !self.window.holds(frame.at) || frame.at < self.conditions.source.shown_from {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(pen) = &self.pen {
             pen.sign(&frame.picture, frame.at);
-            return Ok(());
+            return Ok(true);
         }
         let going = self.ladder.as_ref().is_some_and(|ladder| ladder.push(frame));
         if going {
-            return Ok(());
+            return Ok(true);
         }
         // One rendition has given up: ask it why.
         self.end(frame.at, true)?;

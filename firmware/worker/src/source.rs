@@ -28,6 +28,8 @@ pub(crate) struct Source {
     pub(crate) start: Ticks,
     /// First picture shown.
     pub(crate) first: Ticks,
+    /// First picture, shown or not.
+    pub(crate) origin: Ticks,
     /// First moment after the last picture.
     pub(crate) end: Ticks,
     /// Usual distance of pictures.
@@ -69,7 +71,8 @@ impl Source {
         let (step, uneven) = spacing(&shown);
         let start = heard.into_iter().fold(first, Ticks::min);
         let end = if shown.is_empty() { last } else { last + step };
-        let source = Self { codec, units, audio, start, first, end, step, uneven, tagged, shown_from };
+        let origin = units.iter().filter_map(|u| u.pts).fold(first, Ticks::min);
+        let source = Self { codec, units, audio, start, first, origin, end, step, uneven, tagged, shown_from };
         source.check_length(job)?;
         Ok(source)
     }
