@@ -29,6 +29,7 @@ fn every_annotated_configuration_is_accepted() {
     let broker = Broker::start(&dir.path().join("broker")).expect("a broker");
     for (daemon, file, identity) in [
         ("millrace-node", "firmware/node/node.toml", None),
+        ("millrace-node", "firmware/node/transcoder.toml", None),
         ("millrace-signer", "firmware/signer/signer.toml", None),
         ("millrace-fleet", "firmware/fleet/fleet.toml", Some(("box-0000000000000000", "box"))),
         ("millrace-controller", "firmware/controller/controller.toml", Some((CONTROLLER, "ctl-main"))),

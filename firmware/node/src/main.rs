@@ -4,6 +4,7 @@
 //! ledger, build, say ready, wait, drain, end. What the parts do stands in their crates; how they are put
 //! together in [`build`].
 
+mod attached;
 mod build;
 mod config;
 mod hardware;
@@ -68,7 +69,13 @@ fn main() -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return Exit::because(ExitReason::Software, error),
     };
-    match runtime.block_on(run::run(config, args.state_dir)) {
+    let role = async {
+        match config.transcoder.clone() {
+            Some(transcoder) => attached::run(config, transcoder, args.state_dir).await,
+            None => run::run(config, args.state_dir).await,
+        }
+    };
+    match runtime.block_on(role) {
         Ok(()) => Exit::stopped(),
         Err(error) => Exit::because(error.reason(), error),
     }
