@@ -123,7 +123,8 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     });
     let throttle = Throttle { pool: pool.clone(), parallel, cgroups };
     look_after(&mut tasks, &config, &state_dir, throttle, tell, &heartbeats, &stop.workers);
-    serve_status(&mut tasks, &config, &state_dir, &node, &pool, board, &heartbeats, &stop);
+    let socket = build::status_socket(&config, &state_dir);
+    serve_status(&mut tasks, socket, &node, &pool, board, &heartbeats, &stop);
     let watched = Arc::clone(&heartbeats);
     tasks.spawn("watchdog", async move {
         watched.feed_watchdog().await;
@@ -273,8 +274,7 @@ pub(crate) async fn until_ready(pool: &orchestrator::pool::Pool, tasks: &mut Tas
 
 fn serve_status(
     tasks: &mut Tasks,
-    config: &Config,
-    state_dir: &Path,
+    path: PathBuf,
     node: &Arc<build::Node>,
     pool: &orchestrator::pool::Pool,
     board: watch::Receiver<Board>,
@@ -299,7 +299,6 @@ fn serve_status(
         orchestrator::status::publish(node, local, mode, publish, beat).await;
         Ok(())
     });
-    let path = build::status_socket(config, state_dir);
     tasks.spawn("status socket", async move {
         let served = service::status::serve_status(&path, status).await;
         match served.map_err(|source| NodeError::Status { path, source })? {}
