@@ -371,6 +371,27 @@ contract BondingManager is Managed {
         lastFeeRound = t.lastFeeRound;
     }
 
+    /// What gateways weigh orchestrators by. Good for this round and the next: older stakes are not kept. Earnings go
+    /// wholly to the orchestrator here, so delegators' factors never move.
+    function getTranscoderEarningsPoolForRound(address account, uint256 round)
+        external
+        view
+        returns (
+            uint256 totalStake,
+            uint256 transcoderRewardCut,
+            uint256 transcoderFeeShare,
+            uint256 cumulativeRewardFactor,
+            uint256 cumulativeFeeFactor
+        )
+    {
+        Transcoder storage t = transcoders[account];
+        totalStake = _activeStake(t, round);
+        transcoderRewardCut = t.rewardCut;
+        transcoderFeeShare = t.feeShare;
+        cumulativeRewardFactor = 10 ** 27;
+        cumulativeFeeFactor = 0;
+    }
+
     function getDelegator(address account)
         external
         view

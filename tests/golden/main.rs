@@ -1,4 +1,5 @@
 //! Golden vectors: what the reference client and the real contracts answered.
 
 mod chain;
+mod interop;
 mod wire;

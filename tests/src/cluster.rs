@@ -53,10 +53,18 @@ impl Program {
     /// # Errors
     /// When it cannot be started.
     pub fn start_with(name: &str, args: &[&str], logs: &Path, env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_other(&bin(name), name, args, logs, env)
+    }
+
+    /// Starts a program that is not ours, under a name for its log.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_other(program: &Path, name: &str, args: &[&str], logs: &Path, env: &[(&str, &str)]) -> Result<Self> {
         std::fs::create_dir_all(logs)?;
         let log = logs.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        let mut command = Command::new(bin(name));
+        let mut command = Command::new(program);
         command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         if let Some(group) = group_apart() {
             command.process_group(group);
