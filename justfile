@@ -71,6 +71,10 @@ bench name *args: build
 fuzz target="all" runs="1000000":
     tests/fuzz/run.sh {{ target }} {{ runs }}
 
+# Against a stock go-livepeer of yours: MILLRACE_GO_LIVEPEER=/path/to/livepeer (not part of CI; docs/interop.md)
+interop *args: build
+    "{{ target }}/release/millrace-interop" {{ args }}
+
 # What CI runs
 ci: check test demo
 
