@@ -118,7 +118,7 @@ fn log(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("log")).unwrap_or_default()
 }
 
-const LOCAL: &str = "[serve]\nlisten = \"127.0.0.1:0\"\nmax_sessions = 3\n";
+const LOCAL: &str = "[serve]\nlisten = \"127.0.0.1:0\"\nmax_sessions = 3\ndrain_sessions_s = 0\n";
 
 /// A second of small film.
 pub(crate) fn film() -> Bytes {
