@@ -7,3 +7,4 @@ pub mod cluster;
 pub mod devchain;
 pub mod media;
 pub mod powercut;
+pub mod segments;

@@ -123,7 +123,12 @@ impl Samples {
             Kind::Opus { .. } => Some([frames::opus_header(data.len()), data.to_vec()].concat()),
             Kind::Mpeg { .. } | Kind::Ac3 | Kind::Eac3 => Some(data.to_vec()),
         };
-        let packet = |sample: &Sample| Some(AudioPacket { pts: Some(sample.pts), data: wrap(&sample.data)? });
+        let mut last = Ticks(i64::MIN);
+        let packet = |sample: &Sample| {
+            // An MP4 may have samples that last no time at all; here time goes on.
+            last = sample.pts.max(last + Ticks(1));
+            Some(AudioPacket { pts: Some(last), data: wrap(&sample.data)? })
+        };
         let packets = self.samples.iter().map(packet).collect::<Option<_>>();
         Ok(AudioTrack { info, packets: packets.ok_or_else(|| unsayable("a frame of more than 8 KiB"))? })
     }
@@ -254,6 +259,15 @@ mod tests {
         let back = Sound::Samples(there.to_samples().unwrap().unwrap()).to_packets().unwrap();
         let Sound::Packets(before) = there else { panic!("packets") };
         assert_eq!(back, before);
+    }
+
+    #[test]
+    fn samples_that_last_no_time_are_still_heard_one_after_the_other() {
+        let Some(mut samples) = aac(&[(Some(0), 3)]).to_samples().unwrap() else { panic!("samples") };
+        samples.samples.iter_mut().for_each(|s| s.pts = Ticks(9000));
+        let track = Sound::Samples(samples).to_packets().unwrap();
+        let times: Vec<_> = track.packets.iter().filter_map(|p| p.pts).collect();
+        assert_eq!(times, [Ticks(9000), Ticks(9001), Ticks(9002)]);
     }
 
     #[test]

@@ -144,7 +144,16 @@ impl Contender {
                 let profiles = self.profiles.clone();
                 let threads = u32::try_from(cores)?;
                 let (service_provider, signatures) = (String::new(), Signatures::None);
-                let job = Job { id: 1, profiles, clip: None, limits, threads, service_provider, signatures };
+                let job = Job {
+                    id: 1,
+                    profiles,
+                    clip: None,
+                    limits,
+                    threads,
+                    service_provider,
+                    signatures,
+                    video_seen: false,
+                };
                 let bytes = std::fs::read(source)?;
                 let clock = nix::time::clock_getcpuclockid(Pid::from_raw(i32::try_from(worker.pid())?))?;
                 let before = clock_gettime(clock)?;
