@@ -34,11 +34,14 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
     use super::*;
 
     #[test]
     fn waits_grow_to_a_minute_and_differ() {
-        let mut rng = rand::thread_rng();
+        let mut rng = StdRng::seed_from_u64(7);
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..12).map(|_| backoff.wait(&mut rng)).collect();
         for (step, wait) in (0..).zip(&waits) {

@@ -19,7 +19,8 @@ use std::time::Duration;
 use livepeer::wire::{capabilities_to_wire, net};
 use orchestrator::info::VERSION;
 use orchestrator::pool::{SESSION_QUEUE, Transcoder};
-use rand::Rng;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,7 @@ impl<T: Transcoder> Link<T> {
     /// Keeps the connection until we stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let (rank, address) = (self.bench.rank, self.address.to_string());
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut rng) = (Backoff::default(), StdRng::from_entropy());
         loop {
             self.board.set(rank, State::Standby, None);
             tokio::select! {
@@ -108,13 +109,13 @@ impl<T: Transcoder> Link<T> {
                     continue;
                 }
                 End::Lost(reason) => {
-                    let pause = backoff.wait(&mut rand::thread_rng());
+                    let pause = backoff.wait(&mut rng);
                     tracing::warn!(orchestrator = address, reason, again_in = ?pause, "not attached");
                     self.board.set(rank, State::Waiting, Some(reason));
                     pause
                 }
                 End::Refused(reason) => {
-                    let pause = REFUSED.mul_f64(rand::thread_rng().gen_range(0.8..=1.2));
+                    let pause = REFUSED.mul_f64(rng.gen_range(0.8..=1.2));
                     tracing::error!(orchestrator = address, reason, again_in = ?pause, "orchestrator does not take us");
                     self.board.set(rank, State::Refused, Some(reason));
                     pause
@@ -219,7 +220,12 @@ fn refused(status: &tonic::Status) -> End {
 
 fn reason_of(status: &tonic::Status) -> String {
     let text: String = status.message().chars().filter(|c| !c.is_control()).take(200).collect();
-    if text.is_empty() { status.code().to_string() } else { text }
+    let cause = std::error::Error::source(status).map(chain_of).filter(|cause| !cause.contains(&text));
+    match cause {
+        Some(cause) => format!("{text}: {cause}"),
+        None if text.is_empty() => status.code().to_string(),
+        None => text,
+    }
 }
 
 /// An error with all that caused it.

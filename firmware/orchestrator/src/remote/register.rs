@@ -27,7 +27,7 @@ const MAX_CAPACITY: usize = 10_000;
 /// What a transcoder can do that does not say: 0 to 12, 14 and 26.
 ///
 /// *Source:* livepeer-wire §6.2.
-const DEFAULT: u64 = (1 << 13) - 1 | 1 << 14 | 1 << 26;
+const DEFAULT: u64 = ((1 << 13) - 1) | (1 << 14) | (1 << 26);
 
 /// Why a transcoder cannot attach, in the network's words where it has some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

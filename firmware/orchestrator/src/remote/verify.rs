@@ -213,7 +213,10 @@ mod tests {
         for (profile, media) in
             [(&ts, MP4), (&mp4, TS), (&hevc, TS), (&ts, &TS[..20]), (&ts, &[0x47; 1880]), (&mp4, &[0; 99])]
         {
-            assert!(matches!(verify(&[profile.clone()], &[part(media, PIXELS)], TS), Err(Lie::Media { index: 0, .. })));
+            assert!(matches!(
+                verify(std::slice::from_ref(profile), &[part(media, PIXELS)], TS),
+                Err(Lie::Media { index: 0, .. })
+            ));
         }
     }
 

@@ -96,7 +96,7 @@ async fn whoever_does_not_know_the_secret_gets_nowhere() {
         assert_eq!(stage.post(set(name, value), body(&[rendition(b"one", 5)])).await, (401, "Unauthorized".into()));
     }
     assert!(report.try_recv().is_err(), "the task is still open");
-    assert_eq!(Remotes::none().knows(b""), false);
+    assert!(!Remotes::none().knows(b""));
 }
 
 #[tokio::test]
