@@ -163,14 +163,20 @@ impl Engine {
 
     /// What to install for a codec's decoder.
     pub(crate) fn decoder_missing(&self, codec: Codec) -> String {
-        let rows = self.route.decode.decoders.iter().chain(SOFTWARE.decoders);
-        missing(rows.filter(|row| row.codec == codec).map(|row| (row.element, row.package)).next(), codec)
+        let named = |row: &'static Row| -> Vec<_> {
+            let of_codec = row.decoders.iter().filter(|decoder| decoder.codec == codec);
+            of_codec.map(|decoder| (decoder.element, decoder.package)).collect()
+        };
+        missing(self.route.decode, named, codec)
     }
 
     /// What to install for a codec's encoder.
     pub(crate) fn encoder_missing(&self, codec: Codec) -> String {
-        let rows = self.route.encode.encoders.iter().chain(SOFTWARE.encoders);
-        missing(rows.filter(|row| row.codec == codec).map(|row| (row.element, row.package)).next(), codec)
+        let named = |row: &'static Row| -> Vec<_> {
+            let of_codec = row.encoders.iter().filter(|encoder| encoder.codec == codec);
+            of_codec.map(|encoder| (encoder.element, encoder.package)).collect()
+        };
+        missing(self.route.encode, named, codec)
     }
 
     /// Caps of pictures of this kind between decoder and encoders.
@@ -183,8 +189,23 @@ impl Engine {
     }
 }
 
-fn missing(known: Option<(&str, &str)>, codec: Codec) -> String {
-    match known {
+/// What to install for one of these elements, by the engine's own row or else the main processor's.
+fn missing(
+    own: &'static Row,
+    named: impl Fn(&'static Row) -> Vec<(&'static str, &'static str)>,
+    codec: Codec,
+) -> String {
+    let silicon = named(own);
+    if own.name != SOFTWARE.name
+        && let Some((_, package)) = silicon.first()
+    {
+        let elements: Vec<&str> = silicon.iter().map(|(element, _)| *element).collect();
+        return format!(
+            "GStreamer element {} is missing: install the package {package}; it shows only where its driver works",
+            elements.join(" or ")
+        );
+    }
+    match named(SOFTWARE).first() {
         Some((element, package)) => format!("GStreamer element {element} is missing: install the package {package}"),
         None => format!("nothing is known for {}", codec.name()),
     }
