@@ -17,7 +17,7 @@ use rand::RngCore;
 use service::Heartbeat;
 
 use crate::node::Orchestrator;
-use crate::outbound::{Named, OutboundError, Version};
+use crate::outbound::{NamedBy, OutboundError, Version};
 use crate::pool::Transcoder;
 use crate::sign::Signer;
 use crate::upload::with_sources;
@@ -96,7 +96,7 @@ async fn ping<T: Transcoder, B: Broker, S: Signer>(node: &Orchestrator<T, B, S>)
         .header(header::TE, "trailers")
         .body(Full::new(frame.freeze()))
         .map_err(OutboundError::from)?;
-    let answer = node.outbound.send(request, Named::ByUs, Version::Http2).await?;
+    let answer = node.outbound.send(request, NamedBy::Us, Version::Http2).await?;
     if !answer.response.status().is_success() {
         return Err(OutboundError::Status(answer.response.status()).into());
     }

@@ -16,7 +16,7 @@ use net::os_info::StorageType;
 use rand::RngCore;
 use tokio::time::Instant;
 
-use crate::outbound::{Named, Outbound, OutboundError, Version};
+use crate::outbound::{NamedBy, Outbound, OutboundError, Version};
 
 /// How long one upload may take at most.
 const UPLOAD: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ async fn send(outbound: &Outbound, uri: Uri, form: Form) -> Result<(), StoreErro
         .header(header::CONTENT_LENGTH, form.length)
         .body(StreamBody::new(stream::iter(frames)))
         .map_err(outbound_error)?;
-    let answer = outbound.send(request, Named::ByPeerForKeeps, Version::Http1).await?;
+    let answer = outbound.send(request, NamedBy::PeerForKeeps, Version::Http1).await?;
     let status = answer.response.status();
     if status.is_success() {
         return Ok(());

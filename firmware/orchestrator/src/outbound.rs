@@ -54,15 +54,15 @@ impl Default for OutboundConfig {
 
 /// Who named the URL, and how its owner is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Named {
+pub(crate) enum NamedBy {
     /// A gateway; what comes back is checked by its hash, so any certificate will do.
-    ByPeer,
+    Peer,
     /// A gateway; we hand something over, so the certificate must be good.
-    ByPeerForKeeps,
+    PeerForKeeps,
     /// The operator; the certificate must be good, and any network will do.
-    ByOperator,
+    Operator,
     /// We: our own service URI; what comes back is checked by its signature.
-    ByUs,
+    Us,
 }
 
 /// Why a request of ours failed.
@@ -133,7 +133,7 @@ impl Outbound {
     pub(crate) async fn send<B>(
         &self,
         request: Request<B>,
-        named: Named,
+        named: NamedBy,
         version: Version,
     ) -> Result<Answer, OutboundError>
     where
@@ -160,7 +160,7 @@ impl Outbound {
         Ok(Answer { response, _connection: connection })
     }
 
-    async fn connect(&self, uri: &Uri, named: Named, version: Version) -> Result<Box<dyn Stream>, OutboundError> {
+    async fn connect(&self, uri: &Uri, named: NamedBy, version: Version) -> Result<Box<dyn Stream>, OutboundError> {
         let secure = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
             Some(scheme) if *scheme == Scheme::HTTP => false,
@@ -174,8 +174,8 @@ impl Outbound {
             return Ok(Box::new(stream));
         }
         let config = match named {
-            Named::ByPeer | Named::ByUs => &self.unchecked,
-            Named::ByPeerForKeeps | Named::ByOperator => {
+            NamedBy::Peer | NamedBy::Us => &self.unchecked,
+            NamedBy::PeerForKeeps | NamedBy::Operator => {
                 self.checked.as_ref().map_err(|reason| OutboundError::Authorities(reason.clone()))?
             }
         };
@@ -191,7 +191,7 @@ impl Outbound {
         }
     }
 
-    async fn dial(&self, host: &str, port: u16, named: Named) -> Result<TcpStream, OutboundError> {
+    async fn dial(&self, host: &str, port: u16, named: NamedBy) -> Result<TcpStream, OutboundError> {
         let mut last = OutboundError::Resolve(host.to_owned());
         for address in self.addresses(host, port, named).await? {
             match tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
@@ -212,7 +212,7 @@ impl Outbound {
     }
 
     /// The addresses of a host. A name that stands for a forbidden one beside others is up to no good.
-    async fn addresses(&self, host: &str, port: u16, named: Named) -> Result<Vec<SocketAddr>, OutboundError> {
+    async fn addresses(&self, host: &str, port: u16, named: NamedBy) -> Result<Vec<SocketAddr>, OutboundError> {
         let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
             Ok(ip) => vec![SocketAddr::new(ip, port)],
             Err(_) => {
@@ -221,7 +221,7 @@ impl Outbound {
                 resolving.await.map_err(|_| unresolved())?.map_err(|_| unresolved())?.collect()
             }
         };
-        if matches!(named, Named::ByPeer | Named::ByPeerForKeeps)
+        if matches!(named, NamedBy::Peer | NamedBy::PeerForKeeps)
             && let Some(inside) = addresses.iter().find(|address| !guard::may_reach(address.ip(), &self.allowed))
         {
             return Err(OutboundError::Forbidden(inside.ip()));
@@ -246,7 +246,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    async fn ask(outbound: &Outbound, url: &str, named: Named) -> Result<Answer, OutboundError> {
+    async fn ask(outbound: &Outbound, url: &str, named: NamedBy) -> Result<Answer, OutboundError> {
         let request = Request::get(url).body(Empty::<Bytes>::new()).unwrap();
         outbound.send(request, named, Version::Http1).await
     }
@@ -273,14 +273,14 @@ mod tests {
         let (port, connections) = server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
         let outbound = Outbound::new(&OutboundConfig::default());
         for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1"] {
-            let asked = ask(&outbound, &format!("http://{host}:{port}/"), Named::ByPeer).await;
+            let asked = ask(&outbound, &format!("http://{host}:{port}/"), NamedBy::Peer).await;
             assert!(matches!(asked, Err(OutboundError::Forbidden(_) | OutboundError::Resolve(_))), "{host}: {asked:?}");
         }
         assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 0);
         let open = OutboundConfig { allow_networks: vec!["127.0.0.0/8".parse().unwrap()], ..Default::default() };
-        let answer = ask(&Outbound::new(&open), &format!("http://127.0.0.1:{port}/"), Named::ByPeer).await.unwrap();
+        let answer = ask(&Outbound::new(&open), &format!("http://127.0.0.1:{port}/"), NamedBy::Peer).await.unwrap();
         assert_eq!(answer.response.into_body().collect().await.unwrap().to_bytes(), "hi");
-        assert!(ask(&outbound, &format!("http://127.0.0.1:{port}/"), Named::ByOperator).await.is_ok());
+        assert!(ask(&outbound, &format!("http://127.0.0.1:{port}/"), NamedBy::Operator).await.is_ok());
     }
 
     #[tokio::test]
@@ -289,7 +289,7 @@ mod tests {
         let moved = format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{inside}/\r\ncontent-length: 0\r\n\r\n");
         let (port, _) = server(Box::leak(moved.into_boxed_str())).await;
         let open = OutboundConfig { allow_networks: vec!["127.0.0.1/32".parse().unwrap()], ..Default::default() };
-        let answer = ask(&Outbound::new(&open), &format!("http://127.0.0.1:{port}/"), Named::ByPeer).await.unwrap();
+        let answer = ask(&Outbound::new(&open), &format!("http://127.0.0.1:{port}/"), NamedBy::Peer).await.unwrap();
         assert_eq!(answer.response.status(), 302);
         assert_eq!(connections.load(std::sync::atomic::Ordering::SeqCst), 0);
     }
@@ -299,7 +299,7 @@ mod tests {
         let outbound = Outbound::new(&OutboundConfig::default());
         for url in ["ftp://1.1.1.1/", "file:///etc/passwd", "gopher://1.1.1.1:70/", "http://a@1.1.1.1/", "/relative"] {
             let asked = match Request::get(url).body(Empty::<Bytes>::new()) {
-                Ok(request) => outbound.send(request, Named::ByPeer, Version::Http1).await,
+                Ok(request) => outbound.send(request, NamedBy::Peer, Version::Http1).await,
                 Err(_) => continue,
             };
             assert!(matches!(asked, Err(OutboundError::Url)), "{url}: {asked:?}");

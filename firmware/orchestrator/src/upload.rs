@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::node::Orchestrator;
-use crate::outbound::{Named, Version};
+use crate::outbound::{NamedBy, Version};
 use crate::reject::Rejection;
 
 /// Largest segment of the network, and largest rendition.
@@ -65,7 +65,7 @@ async fn download<T, B, S>(node: &Orchestrator<T, B, S>, url: &[u8], deadline: I
     let unfit = |reason: &dyn std::error::Error| Rejection::Url(with_sources(reason));
     let url = Uri::try_from(url.trim_ascii()).map_err(|error| unfit(&error))?;
     let request = Request::get(url).body(Empty::<Bytes>::new()).map_err(|error| unfit(&error))?;
-    let answer = node.outbound.send(request, Named::ByPeer, Version::Http1).await.map_err(|error| unfit(&error))?;
+    let answer = node.outbound.send(request, NamedBy::Peer, Version::Http1).await.map_err(|error| unfit(&error))?;
     let status = answer.response.status();
     if status != StatusCode::OK {
         return Err(Rejection::Url(format!("status {status}")));

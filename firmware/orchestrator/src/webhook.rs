@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::outbound::{Named, Outbound, OutboundError, Version};
+use crate::outbound::{NamedBy, Outbound, OutboundError, Version};
 
 /// How long an answer holds.
 const HOLDS: Duration = Duration::from_secs(30 * 60);
@@ -108,7 +108,7 @@ impl Webhook {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(question)))
             .map_err(|error| unreachable(error.into()))?;
-        let answer = outbound.send(request, Named::ByOperator, Version::Http1).await.map_err(unreachable)?;
+        let answer = outbound.send(request, NamedBy::Operator, Version::Http1).await.map_err(unreachable)?;
         let status = answer.response.status();
         let body = Limited::new(answer.response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|_| unreachable(OutboundError::TooLarge(MAX_ANSWER)))?.to_bytes();
