@@ -64,7 +64,12 @@ fn main() -> Result<()> {
         row(format!("signature_command_wall_ratio_{size}"), found.wall, "ratio", against);
         row(format!("signature_command_cpu_ratio_{size}"), found.cpu, "ratio", against);
         row(format!("signature_cpu_per_picture_{size}"), found.ours * 1e6, "us", "");
-        row(format!("signature_filter_cpu_ratio_{size}"), found.ours / found.filter, "ratio", "the filter's cost alone");
+        row(
+            format!("signature_filter_cpu_ratio_{size}"),
+            found.ours / found.filter,
+            "ratio",
+            "the filter's cost alone",
+        );
     }
     let (wall, cpu) = transcode(args.rounds, dir.path())?;
     println!("transcode of four renditions with their signatures: wall {wall:.3}x, CPU {cpu:.3}x of without");
