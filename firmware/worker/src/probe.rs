@@ -10,6 +10,7 @@ use crate::decode::{Decoded, Decoder};
 use crate::encode::{Encoder, Setup};
 use crate::engine::{Codec, Engine};
 use crate::pipeline::transcode;
+use crate::scale::{Scaler, planar};
 use crate::signature;
 
 mod clip;
@@ -54,13 +55,16 @@ pub fn probe(engine: &Engine) -> Result<Findings, Unfit> {
     let sizes = [clip::SIZE, (146, 82)];
     round(engine, &sizes, FRAMES).map_err(Unfit::Broken)?;
     let mut findings = Findings::default();
-    findings.proved.extend(["decode-h264", "encode-h264", "scale", "mpegts"].map(str::to_owned));
+    findings.proved.extend(["decode-h264", "encode-h264", "scale", "mpegts", "mux-mp4"].map(str::to_owned));
     let mut note = |ability: String, outcome: Result<(), String>| match outcome {
         Ok(()) => findings.proved.push(ability),
         Err(reason) => findings.refused.push((ability, reason)),
     };
     for (codec, picture) in GREY {
         note(format!("decode-{}", codec.name()), decode_grey(engine, codec, picture));
+    }
+    for (format, picture) in FORMATS {
+        note(format!("decode-h264-{format}"), decode_grey(engine, Codec::H264, picture));
     }
     for codec in [VideoCodec::H265, VideoCodec::Vp8, VideoCodec::Vp9] {
         note(format!("encode-{}", Codec::from(codec).name()), encode_grey(engine, codec));
@@ -94,16 +98,17 @@ fn round(engine: &Engine, sizes: &[(u32, u32)], frames: i64) -> Result<(), Strin
 }
 
 fn job(sizes: &[(u32, u32)]) -> Job {
-    let profile = |&(width, height): &(u32, u32)| Profile {
+    // Both containers, in turn.
+    let profile = |(index, &(width, height)): (usize, &(u32, u32))| Profile {
         name: format!("{width}x{height}"),
         width,
         height,
-        container: Container::MpegTs,
+        container: if index % 2 == 0 { Container::MpegTs } else { Container::Mp4 },
         ..preset("240p").expect("a preset that is in the table")
     };
     Job {
         id: 0,
-        profiles: sizes.iter().map(profile).collect(),
+        profiles: sizes.iter().enumerate().map(profile).collect(),
         clip: None::<Clip>,
         limits: Limits::default(),
         threads: 1,
@@ -121,11 +126,35 @@ const GREY: [(Codec, &[u8]); 4] = [
     (Codec::Av1, include_bytes!("probe/grey.av1")),
 ];
 
+/// The same in H.264 of other chroma and depth; made by x264.
+const FORMATS: [(&str, &[u8]); 5] = [
+    ("444", include_bytes!("probe/grey-444.h264")),
+    ("422", include_bytes!("probe/grey-422.h264")),
+    ("444-10", include_bytes!("probe/grey-444-10.h264")),
+    ("422-10", include_bytes!("probe/grey-422-10.h264")),
+    ("420-10", include_bytes!("probe/grey-420-10.h264")),
+];
+
+/// Decodes a picture and makes of it what an encoder takes.
 fn decode_grey(engine: &Engine, codec: Codec, picture: &[u8]) -> Result<(), String> {
     let unit = AccessUnit { pts: Some(clip::START), dts: None, keyframe: true, data: picture.to_vec() };
     let mut decoder = Decoder::start(engine, codec, clip::START, clip::STEP, 1).map_err(|e| e.to_string())?;
     decoder.push(unit).and_then(|()| decoder.finish()).map_err(|e| e.to_string())?;
-    let frames = std::iter::from_fn(|| decoder.take()).filter(|d| matches!(d, Decoded::Frame(_))).count();
+    let (mut format, mut frames) = (None, 0);
+    while let Some(decoded) = decoder.take() {
+        match decoded {
+            Decoded::Format(found) => format = Some(found),
+            Decoded::Unusable(what) => return Err(what),
+            Decoded::Frame(frame) => {
+                let found = format.as_ref().ok_or("a frame before its format")?;
+                let wanted = planar(engine, found, clip::SIZE).map_err(|e| e.to_string())?;
+                if let Some(scaler) = Scaler::between(engine, found, &wanted).map_err(|e| e.to_string())? {
+                    scaler.scale(&frame.picture).map_err(|e| e.to_string())?;
+                }
+                frames += 1;
+            }
+        }
+    }
     if frames == 1 { Ok(()) } else { Err(format!("{frames} frames out of one")) }
 }
 

@@ -20,16 +20,18 @@ fn source(name: &str, codec: &[&str]) -> PathBuf {
 
 const HEVC: [&str; 6] = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none:bframes=2"];
 const VP9: [&str; 8] = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "1M"];
+const AV1: [&str; 8] = ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8", "-b:v", "500k"];
 
 /// No ffmpeg writes VP8 into an MP4, so our own VP8 is read back in the next test.
 #[test]
-fn hevc_and_vp9_are_decoded() {
+fn hevc_vp9_and_av1_are_decoded() {
     let sources = [
         ("h264", source("in-264.mp4", &["-c:v", "libx264", "-bf", "2"])),
         ("h265", source("in-265.ts", &HEVC)),
         ("h265", source("in-265.mp4", &HEVC)),
         ("h265", source("in-hvc1.mp4", &[&HEVC[..], &["-tag:v", "hvc1"]].concat())),
         ("vp9", source("in-vp9.mp4", &VP9)),
+        ("av1", source("in-av1.mp4", &AV1)),
     ];
     for (codec, input) in sources {
         if !proved(&format!("decode-{codec}")) {
@@ -285,4 +287,21 @@ fn pictures_may_come_without_delimiters_in_many_slices_and_with_padding() {
     assert_eq!(plain.times(0), wanted);
     let made = made(&together(mpegts::VideoCodec::H264, &bare, None), &job(vec![small()]));
     assert_eq!(made.times(0), wanted);
+}
+
+#[test]
+fn a_worker_says_of_every_ability_whether_it_has_it() {
+    let worker = super::Borrowed::get();
+    let ready = worker.ready();
+    let formats = ["444", "422", "444-10", "422-10", "420-10"].map(|f| format!("decode-h264-{f}"));
+    let codecs = ["decode-h265", "decode-vp8", "decode-vp9", "encode-h265", "encode-vp8", "encode-vp9"];
+    for ability in codecs.map(str::to_owned).into_iter().chain(formats) {
+        let refused = ready.refused.iter().find(|r| r.0 == ability);
+        assert_ne!(ready.proved.contains(&ability), refused.is_some(), "{ability}: {ready:?}");
+        assert!(refused.is_none_or(|r| !r.1.is_empty()), "{ability} is refused without a word");
+    }
+    for certain in ["decode-h264", "encode-h264", "scale", "mpegts", "mux-mp4"] {
+        assert!(ready.proved.iter().any(|a| a == certain), "{certain}: {ready:?}");
+    }
+    println!("proved {:?}, refused {:?}", ready.proved, ready.refused);
 }

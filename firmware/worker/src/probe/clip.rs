@@ -3,8 +3,9 @@ use gstreamer as gst;
 use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
 use livepeer::profile::Profile;
-use mpegts::{Ticks, VideoCodec, VideoUnit, demux, h264, mux};
+use mpegts::{Ticks, VideoCodec, VideoUnit, h264, mux};
 
+use crate::container;
 use crate::decode::{Decoded, Decoder};
 use crate::encode::{Coded, Encoder, Setup};
 use crate::engine::{Codec, Engine};
@@ -66,7 +67,7 @@ pub(super) fn make(engine: &Engine, profile: &Profile, frames: i64) -> Result<Ve
 /// Is a rendition what was asked for: so many frames, the first a place to start with its parameter sets, decodable by
 /// the main processor, of this size, neither green nor dark, and, when its size is the clip's own, like it?
 pub(super) fn check(reference: &Engine, frames: i64, size: (u32, u32), file: &[u8]) -> Result<(), String> {
-    let video = demux(file).map_err(|e| e.to_string())?.video.ok_or("no video in a rendition")?;
+    let video = container::read(file).map_err(|e| e.to_string())?.video.ok_or("no video in a rendition")?;
     let first = video.units.first().ok_or("an empty rendition")?;
     if i64::try_from(video.units.len()).ok() != Some(frames) {
         return Err(format!("{} frames came back of {frames}", video.units.len()));
