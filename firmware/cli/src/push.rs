@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Measure orchestrators: streams at once, score, latency, what is lost
     Bench(Box<bench::BenchArgs>),
     /// Ask orchestrators for their offers, without using them
-    Ask(AskArgs),
+    Ask(Box<AskArgs>),
 }
 
 #[derive(Debug, ClapArgs)]

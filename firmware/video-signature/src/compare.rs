@@ -350,7 +350,7 @@ mod tests {
         let mut signer = Signer::new(width, height, TimeBase::MPEG).unwrap();
         for (at, number) in numbers.enumerate() {
             let luma = picture(number, width as usize, height as usize);
-            signer.push(at as i64, &luma, width as usize).unwrap();
+            signer.push(i64::try_from(at).unwrap(), &luma, width as usize).unwrap();
         }
         Signature::read(&signer.finish()).unwrap()
     }

@@ -142,7 +142,7 @@ fn offset_ticks(millis: i32) -> i64 {
 
 impl Pictures {
     /// Swaps lengths for start codes, with the parameter sets in front of a key frame that has none; and says whether it
-    /// is one: the tag does not know it after every seek.
+    /// is one: not every pusher marks them all.
     fn annex_b(&self, mut body: &[u8], mut keyframe: bool) -> Result<(Vec<u8>, bool), FlvError> {
         let mut units = Vec::with_capacity(body.len() + self.sets.len() + 16);
         let mut has_sets = false;

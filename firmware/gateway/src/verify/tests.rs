@@ -16,7 +16,9 @@ impl Decoder for Pretend {
             let mut signer = Signer::new(64, 64, TimeBase::MPEG).unwrap();
             for frame in 0..usize::from(frames) {
                 let luma: Vec<u8> = (0..size * size)
-                    .map(|at| ((at / 2 * usize::from(shows) * 7 + at / size * 13 + frame * 31) % 251) as u8)
+                    .map(|at| {
+                        u8::try_from((at / 2 * usize::from(shows) * 7 + at / size * 13 + frame * 31) % 251).unwrap()
+                    })
                     .collect();
                 signer.push(i64::try_from(frame).unwrap(), &luma, size).unwrap();
             }

@@ -13,8 +13,8 @@ fn clip() -> Vec<u8> {
             VideoUnit { pts: at, dts: at, keyframe: n % 25 == 0, data: if n % 25 == 0 { &key } else { &other } }
         })
         .collect();
-    let packets =
-        (0..500i64).map(|n| AudioPacket { pts: Some(Ticks(start + n * 1800)), data: vec![(n % 251) as u8; 30] });
+    let packets = (0..500i64)
+        .map(|n| AudioPacket { pts: Some(Ticks(start + n * 1800)), data: vec![u8::try_from(n % 251).unwrap(); 30] });
     let info = AudioInfo { stream_type: 0x0f, stream_id: 0xc0, descriptors: vec![] };
     mux(VideoCodec::H264, &units, Some(&AudioTrack { info, packets: packets.collect() }), "")
 }

@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn hostile_messages_are_refused() {
-        let nested = [vec![3, 0, 1, b'a'].repeat(100_000), vec![5]].concat();
+        let nested = [[3, 0, 1, b'a'].repeat(100_000), vec![5]].concat();
         assert_eq!(read(&nested), None, "too deep");
         assert_eq!(read(&[10, 0xff, 0xff, 0xff, 0xff, 5, 5]), None, "an array without its values");
         assert_eq!(read(&[5; MAX_VALUES + 1]), None, "too many");
