@@ -3,6 +3,8 @@
 //!
 //! *Source:* media.md §2.5 to §2.7, livepeer-wire §7. Each test that has a namesake in the stock transcoder's own
 //! suite says so. All clips are made by ffmpeg when first needed.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

@@ -77,10 +77,8 @@ fn names_colours(r: &mut Bits<'_>, layers: u32) -> Option<bool> {
     // The depth of colours; that of light is known.
     r.ue()?;
     let poc_bits = r.ue().filter(|n| *n <= 12)? + 4;
-    for _ in 0..if r.flag()? { layers + 1 } else { 1 } {
-        [r.ue()?, r.ue()?, r.ue()?];
-    }
-    for _ in 0..6 {
+    // Three numbers for each layer, or for the highest; then six about blocks.
+    for _ in 0..if r.flag()? { layers + 1 } else { 1 } * 3 + 6 {
         r.ue()?;
     }
     if r.flag()? && r.flag()? {

@@ -134,8 +134,11 @@ impl Samples {
     }
 }
 
+/// Reads the header of a frame.
+type Reader = fn(&[u8]) -> Option<Frame>;
+
 /// What frames a stream type holds, as its table describes it.
-fn reader(info: &AudioInfo) -> Option<fn(&[u8]) -> Option<Frame>> {
+fn reader(info: &AudioInfo) -> Option<Reader> {
     let names = |name: &[u8]| info.descriptors.windows(name.len()).any(|w| w == name);
     let tagged = |tag: u8| info.descriptors.first() == Some(&tag);
     Some(match info.stream_type {
