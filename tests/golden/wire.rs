@@ -26,7 +26,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("gateway_fee_estimate", "read by the gateway crate's purse tests"),
     ("byoc_job_signature", "bring-your-own-container jobs are not part of this product yet"),
     ("byoc_token_request", "bring-your-own-container jobs are not part of this product yet"),
-    ("perceptual_hash_layout", "the perceptual hash is not advertised yet"),
+    ("perceptual_hash_layout", "video-signature holds its parts against signature.json, and 22 whole files"),
 ];
 
 macro_rules! vectors {

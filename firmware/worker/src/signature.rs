@@ -145,7 +145,7 @@ impl Pen {
 /// What stands at one place.
 enum Page {
     Blank,
-    Open(Signer, (u32, u32)),
+    Open(Box<Signer>, (u32, u32)),
     Torn(String),
 }
 
@@ -165,7 +165,7 @@ impl Page {
         let size = (entry.info.width(), entry.info.height());
         if let Self::Blank = self {
             let signer = Signer::new(size.0, size.1, time_base).map_err(|e| e.to_string())?;
-            *self = Self::Open(signer.with_limit(MOST_FRAMES), size);
+            *self = Self::Open(Box::new(signer.with_limit(MOST_FRAMES)), size);
         }
         match self {
             Self::Open(_, begun) if *begun != size => {

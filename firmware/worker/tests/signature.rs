@@ -62,10 +62,8 @@ fn frames(file: &[u8]) -> Vec<(u32, Vec<u8>)> {
 fn farthest(ours: &[u8], theirs: &[u8]) -> u32 {
     let (ours, theirs) = (frames(ours), frames(theirs));
     assert_eq!(ours.len(), theirs.len());
-    let apart = |(a, b): (&(u32, Vec<u8>), &(u32, Vec<u8>))| {
-        a.1.iter().zip(&b.1).map(|(x, y)| u32::from(x.abs_diff(*y))).sum::<u32>()
-    };
-    ours.iter().zip(&theirs).map(apart).max().unwrap()
+    let apart = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(x, y)| u32::from(x.abs_diff(*y))).sum::<u32>();
+    ours.iter().zip(&theirs).map(|(a, b)| apart(&a.1, &b.1)).max().unwrap()
 }
 
 #[test]

@@ -28,8 +28,11 @@ use sandbox::report::check_report;
 use signer_protocol::{Request, Response, frame};
 use video_signature::{Overview, Signer, y4m};
 
+/// What is done with the bytes.
+pub type Target = fn(&[u8]);
+
 /// The targets by name, as `just fuzz NAME` takes them.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("capabilities", capabilities),
     ("chain", chain_answers),
     ("container", container),
