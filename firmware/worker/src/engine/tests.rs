@@ -15,9 +15,8 @@ const START: Ticks = Ticks(90_000);
 
 /// Grey pictures that get lighter.
 fn picture(n: u8, info: &gst_video::VideoInfo) -> gst::Buffer {
-    let (luma, chroma) = (info.stride()[0] as usize * 90, info.size());
-    let mut bytes = vec![60 + n * 8; luma];
-    bytes.resize(chroma, 128);
+    let mut bytes = vec![60 + n * 8; info.offset()[1]];
+    bytes.resize(info.size(), 128);
     gst::Buffer::from_mut_slice(bytes)
 }
 
