@@ -166,5 +166,9 @@ async fn without_being_the_reward_caller_nothing_is_sent_and_an_alarm_says_why()
     let head = node.broker.head().unwrap();
     let raised = alarms(&worker.1.borrow(), Some(&head), 1, NOW);
     let alarm = raised.iter().find(|alarm| alarm.id == "REWARD-MISSING").expect("an alarm");
-    assert!(alarm.text.contains("setRewardCaller") && alarm.text.contains(&node.hot.account().to_string()), "{}", alarm.text);
+    assert!(
+        alarm.text.contains("setRewardCaller") && alarm.text.contains(&node.hot.account().to_string()),
+        "{}",
+        alarm.text
+    );
 }

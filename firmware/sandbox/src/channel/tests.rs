@@ -11,7 +11,16 @@ fn job() -> Job {
     let profiles = vec![preset("360p").unwrap()];
     let limits = Limits::default();
     let signatures = Signatures::None;
-    Job { id: 3, profiles, clip: None, limits, threads: 1, service_provider: "test".into(), signatures, video_seen: false }
+    Job {
+        id: 3,
+        profiles,
+        clip: None,
+        limits,
+        threads: 1,
+        service_provider: "test".into(),
+        signatures,
+        video_seen: false,
+    }
 }
 
 fn failed(detail: String) -> Report {
