@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 use livepeer::profile::{CodecProfile, Gop, Profile};
-use mpegts::Ticks;
 use mpegts::clock::PER_SECOND;
+use mpegts::{Ticks, nal};
 
 use crate::engine::table::{EncoderRow, KeyFrames, Life};
 use crate::engine::{self, Codec, Engine, Tuning, Wishes};
@@ -238,14 +238,26 @@ impl Encoder {
         };
         let pts = pts.ok_or_else(|| refused("it gave one that it was not given"))?;
         let map = buffer.map_readable().map_err(|_| refused("one cannot be read"))?;
-        self.bytes += map.len() as u64;
+        let data = picture(self.row.codec, &map);
+        self.bytes += data.len() as u64;
         let keyframe = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         if in_order && self.coded.is_empty() && !keyframe {
             return Err(refused("a segment does not begin with a key frame"));
         }
-        self.coded.push(Coded { pts, keyframe, data: map.to_vec() });
+        self.coded.push(Coded { pts, keyframe, data: data.to_vec() });
         Ok(())
     }
+}
+
+/// A coded picture from its delimiter on. The element of x265 (1.22) puts a copy of the headers before the first one
+/// that runs past their end: what it finds there in memory now and then looks like a broken slice.
+fn picture(codec: Codec, data: &[u8]) -> &[u8] {
+    let is_delimiter = |n: &nal::Nal| n.bytes(data).first().is_some_and(|b| b >> 1 & 0x3f == 35);
+    let delimiter = nal::units(data).filter(|n| codec == Codec::H265 && is_delimiter(n)).last();
+    let start = delimiter.map_or(0, |n| n.start);
+    // A start code may have a zero byte in front.
+    let long = start > 0 && data.get(start - 1) == Some(&0);
+    data.get(start - usize::from(long)..).unwrap_or(data)
 }
 
 /// Elements of which the one called `name` is set up.
@@ -306,4 +318,21 @@ fn profile_name(profile: CodecProfile) -> Option<&'static str> {
 
 fn to_i32(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_before_the_delimiter_of_an_hevc_picture_is_left_out() {
+        let own = [0, 0, 0, 1, 0x46, 1, 0x10, 0, 0, 0, 1, 0x40, 1, 0x0c, 0, 0, 0, 1, 0x28, 1, 0xac];
+        // Headers, then stale memory with a start code in it.
+        let stale = [0, 0, 0, 1, 0x40, 1, 0x0c, 0, 0, 0, 1, 0x4e, 1, 5, 0, 0, 1, 0, 1, 9];
+        let given = [&stale[..], &own].concat();
+        assert_eq!(picture(Codec::H265, &given), own);
+        assert_eq!(picture(Codec::H265, &own), own);
+        assert_eq!(picture(Codec::H265, &stale), stale);
+        assert_eq!(picture(Codec::H264, &given), given);
+    }
 }
