@@ -31,10 +31,13 @@ mod times;
 /// Long enough for a machine that does something else meanwhile.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where GStreamer's cache of plugins is, and clips that cost too much to make for each test.
+/// Where GStreamer's cache of plugins is, beside the clips; made anew by each run, and never left half written.
 static REGISTRY: LazyLock<PathBuf> = LazyLock::new(|| {
-    let path = std::env::temp_dir().join(format!("millrace-media-{}.registry", std::process::id()));
-    make_registry(&bin("millrace-worker"), &path, PATIENCE).expect("a registry of plugins");
+    let dir = media::repository().join("target/test-media");
+    std::fs::create_dir_all(&dir).expect("the build directory can be written");
+    let (path, partial) = (dir.join("registry"), dir.join(format!(".registry-{}", std::process::id())));
+    make_registry(&bin("millrace-worker"), &partial, PATIENCE).expect("a registry of plugins");
+    std::fs::rename(&partial, &path).expect("a finished registry can be moved into place");
     path
 });
 
