@@ -138,6 +138,7 @@ async fn a_gateway_is_served_off_chain_over_either_http() {
     let info = discover(&node.uri).await.unwrap();
     assert_eq!(info.transcoder, node.uri);
     assert!(info.ticket_params.is_none() && info.price_info.is_none());
+    assert_eq!(info.address, [0; 20], "a stock gateway takes an empty address for a blocked one");
     let token = info.auth_token.clone().unwrap();
     assert_eq!(token.session_id.len(), 32, "128 bits in hex");
     let offered = info.capabilities.unwrap();
