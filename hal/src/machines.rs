@@ -258,7 +258,7 @@ fn versions_and_names_are_those_of_the_drivers() {
     let nvenc = hardware("rtx-4090").accepted().next().unwrap().clone();
     assert_eq!(nvenc.reason, "NVIDIA GeForce RTX 4090 at 0000:01:00.0, driver 550.163.01");
     assert!(!nvenc.nodes.contains(&PathBuf::from("/dev/nvidia-uvm-tools")), "{:?}", nvenc.nodes);
-    let second = hardware("a100").decoders.into_iter().nth(1).unwrap();
+    let second = hardware("a100").accepted_decoders().nth(1).unwrap().clone();
     assert!(second.nodes.contains(&PathBuf::from("/dev/nvidia1")), "{second:?}");
     assert!(!second.nodes.contains(&PathBuf::from("/dev/nvidia0")), "{second:?}");
 }

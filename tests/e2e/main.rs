@@ -12,4 +12,7 @@ mod orchestrator;
 mod remote;
 mod shipped;
 mod signature;
+#[expect(dead_code, clippy::unwrap_used, reason = "the simulation of redemptions uses more of it; tests")]
+#[path = "../sim/redemption/chain.rs"]
+mod sim_chain;
 mod thermal;

@@ -204,7 +204,7 @@ async fn bad_requests_get_clear_errors_and_the_node_serves_on() {
     refused(&|u| u.data.full_profiles[0].profile = 9, 403, "unrecognized encoder profile").await;
     let incompatible =
         |bit: u32| move |u: &mut Upload| u.data.capabilities.as_mut().unwrap().bitstring = vec![1 << 12 | 1 << bit];
-    refused(&incompatible(14), 403, "incompatible capabilities").await;
+    refused(&incompatible(28), 403, "incompatible capabilities").await;
     refused(&incompatible(27), 403, "incompatible capabilities").await;
     refused(&|u| u.data.hash[0] ^= 1, 403, "Forbidden").await;
     refused(&|u| u.data.hash.clear(), 403, "Forbidden").await;

@@ -4,7 +4,7 @@
 //! (stake, service URI) and the gateway's funding are what a person does elsewhere.
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chain::{ChainConfig, contract_id};
@@ -22,6 +22,8 @@ const OWNER: Address = Address(H160([0x0d; 20]));
 /// What each account we act for is given, in wei: a thousand ether.
 const POCKET: u128 = 1_000_000_000_000_000_000_000;
 
+/// When a transaction that is mined at once should long have been.
+const SLEPT_OVER: Duration = Duration::from_secs(5);
 /// How long a transaction may wait for its block.
 const MINED: Duration = Duration::from_secs(60);
 /// How often its receipt is asked for.
@@ -387,12 +389,15 @@ impl<'a> DevChain<'a> {
         }
         let hash: H256 = self.anvil.request("eth_sendTransaction", json!([call])).await?;
         let receipt = tokio::time::timeout(MINED, async {
+            let sent = Instant::now();
             loop {
                 let receipt: Option<TransactionReceipt> =
                     self.anvil.request("eth_getTransactionReceipt", json!([hash])).await?;
                 match (receipt, self.anvil.mining()) {
                     (Some(receipt), _) => return anyhow::Ok(receipt),
                     (None, Mining::OnDemand) => self.anvil.mine(1).await?,
+                    // Seen once on a loaded machine: the node slept over a transaction. It is woken.
+                    (None, Mining::OnTransaction) if sent.elapsed() > SLEPT_OVER => self.anvil.mine(1).await?,
                     (None, Mining::OnTransaction | Mining::Every(_)) => tokio::time::sleep(LOOK_AGAIN).await,
                 }
             }

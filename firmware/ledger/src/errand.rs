@@ -116,6 +116,7 @@ mod tests {
         assert_eq!(dearer.replaced, [sent.submission.hash]);
         ledger.end_errand().unwrap();
         ledger.close().unwrap();
+        drop(ledger);
 
         let ledger = Ledger::open(dir.path(), OpenOptions::default()).unwrap();
         assert_eq!(ledger.errand(), None);

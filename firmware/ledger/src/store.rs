@@ -27,6 +27,9 @@ pub(crate) const DIR: &str = "sled";
 /// Schema of keys and records.
 pub(crate) const SCHEMA: u32 = 1;
 const FORMAT: u8 = 1;
+/// How often, and how far apart, a store is tried whose last handle was only just dropped: two seconds in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const CRC_BYTES: usize = 4;
 
 /// A kind of record: the first byte of its key.
@@ -133,6 +136,20 @@ pub(crate) struct Store {
     group: GroupSync,
 }
 
+/// Opens the store as soon as sled lets it: its own lock outlives the handle by a moment. Another process cannot hold
+/// it, since the ledger's lock is ours by now.
+fn open_free(config: &sled::Config) -> sled::Result<sled::Db> {
+    for _ in 0..LOCK_TRIES {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("acquire lock") => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            other => return other,
+        }
+    }
+    config.open()
+}
+
 impl Store {
     /// Opens or makes the store, checks every record in it, and makes its file names durable.
     ///
@@ -144,11 +161,8 @@ impl Store {
         let (answer, result) = mpsc::sync_channel(1);
         let at = path.clone();
         let opener = std::thread::Builder::new().name("ledger-open".into()).spawn(move || {
-            let opened = sled::Config::new()
-                .path(&at)
-                .cache_capacity(cache_bytes)
-                .flush_every_ms(Some(500))
-                .open()
+            let config = sled::Config::new().path(&at).cache_capacity(cache_bytes).flush_every_ms(Some(500));
+            let opened = open_free(&config)
                 .map_err(Fault::from)
                 .map(|db| Handle(Some(db)))
                 .and_then(|db| read_all(&db).map(|contents| (db, contents)));

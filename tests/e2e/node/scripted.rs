@@ -28,12 +28,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::chain::{SimChain, SimSigner};
 use super::peer::{Speak, Upload, address, call, data, discover, error, get, open, result, told};
-
-#[expect(dead_code, reason = "the simulation of redemptions uses more of it")]
-#[path = "../../sim/redemption/chain.rs"]
-mod chain;
+use crate::sim_chain::{SimChain, SimSigner};
 
 /// Who is paid here.
 const US: Address = Address(primitive_types::H160([0x0b; 20]));

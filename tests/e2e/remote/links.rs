@@ -23,12 +23,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use transcoder::Outbound;
 
-use self::chain::{SimChain, SimSigner};
 use super::{PATIENCE, SECRET};
-
-#[expect(dead_code, reason = "the simulation of redemptions uses more of it")]
-#[path = "../../sim/redemption/chain.rs"]
-mod chain;
+use crate::sim_chain::{SimChain, SimSigner};
 
 /// Ten frames of 320x240: what both sides take for a rendition.
 const TS: &[u8] = include_bytes!("../../../firmware/orchestrator/src/remote/testdata/320x240.ts");

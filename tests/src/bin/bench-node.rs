@@ -226,7 +226,7 @@ async fn offers(node: &Node, calls: usize) -> (Vec<f64>, Vec<f64>) {
 /// Round trips of all streams, in milliseconds, and the node's processor time per segment.
 async fn overhead(node: &Node, streams: usize, arguments: &Arguments) -> (Vec<f64>, f64) {
     let every = if streams == 1 { ALONE } else { SEGMENT };
-    let content = Bytes::from((0..arguments.bytes).map(|at| (at * 31 % 251) as u8).collect::<Vec<u8>>());
+    let content = Bytes::from((0..=250_u8).cycle().step_by(31).take(arguments.bytes).collect::<Vec<u8>>());
     let ladder: Vec<Profile> = ["240p", "360p", "480p", "720p"].iter().map(|name| preset(name).unwrap()).collect();
     let begun = tokio::time::Instant::now() + Duration::from_secs(1);
     let end = begun + Duration::from_secs(arguments.seconds);

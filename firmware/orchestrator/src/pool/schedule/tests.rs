@@ -149,7 +149,7 @@ fn simulate(streams: &[Stream], slots: usize, until: u64) -> Sim {
             sim.schedule.end(job);
             sim.done[session] += 1;
         }
-        for (session, stream) in streams.iter().enumerate().filter(|(_, stream)| now % stream.every == 0) {
+        for (session, stream) in streams.iter().enumerate().filter(|(_, stream)| now.is_multiple_of(stream.every)) {
             next += 1;
             let ticket = Ticket { job: next, deadline: ms(now + stream.within), least: ms(stream.takes) };
             match sim.schedule.push(&format!("{session:03}"), ticket) {
