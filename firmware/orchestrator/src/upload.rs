@@ -55,7 +55,7 @@ pub(crate) async fn receive<T, B, S>(
     }
     let url = tokio::time::timeout_at(deadline, Limited::new(body, MAX_URL).collect()).await;
     let url = url.map_err(|_| Rejection::Upload("too slow".to_owned()))?;
-    let url = url.map_err(|error| Rejection::Upload(error.to_string()))?.to_bytes();
+    let url = url.map_err(|error| Rejection::Url(error.to_string()))?.to_bytes();
     let began = Instant::now();
     let download = tokio::time::timeout_at(deadline.min(began + DOWNLOAD), download(node, &url, deadline)).await;
     download.unwrap_or_else(|_| Err(Rejection::Url("it took too long".to_owned())))
