@@ -54,7 +54,7 @@ async fn a_segment_behind_a_url_is_fetched_and_held_to_its_hash() {
     let twice = ["/film.ts", "/film.ts", "/moved.ts", "/moved.ts", "/absent.ts", "/absent.ts"];
     assert_eq!(asked[1..], twice, "a redirect is not followed");
     let long = format!("http://{address}/{}", "x".repeat(5000));
-    behind(&token, &long, &media).refused(&stage.uri, 500, "Internal Server Error").await;
+    behind(&token, &long, &media).refused(&stage.uri, 400, "BadRequest").await;
 }
 
 #[tokio::test]
