@@ -11,7 +11,7 @@ use sandbox::launch::{RunError, Worker};
 use sandbox::memfd::Sealed;
 use sandbox::message::{Job, Limits, Signatures};
 
-use crate::failure::{self, Code, Failure, with_causes};
+use crate::failure::{self, Code, Failure};
 use crate::worker;
 
 /// How long a piece of media may be decoded.
@@ -51,7 +51,7 @@ impl Decoder for Jailed {
 
 /// Decodes with the worker there is, or a new one. Media that kills two of them is no good.
 fn decode(program: &Path, shared: &Mutex<Option<Worker>>, id: u64, media: &[u8]) -> Result<Decoded, DecodeError> {
-    let unavailable = |error: &dyn std::error::Error| DecodeError::Unavailable(with_causes(error));
+    let unavailable = |error: &dyn std::error::Error| DecodeError::Unavailable(service::with_causes(error));
     let sealed = Sealed::from_bytes(media).map_err(|error| unavailable(&error))?;
     let limits = Limits { deadline_ms: u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
     let job = Job {
@@ -82,7 +82,7 @@ fn decode(program: &Path, shared: &Mutex<Option<Worker>>, id: u64, media: &[u8])
                 *held = Some(worker);
                 return Err(DecodeError::Media(format!("{error} {detail}").trim().to_owned()));
             }
-            Err(error) => lost = with_causes(&error),
+            Err(error) => lost = service::with_causes(&error),
         }
     }
     Err(DecodeError::Media(lost))

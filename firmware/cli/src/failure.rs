@@ -48,7 +48,7 @@ impl Failure {
 
     /// An error with all its causes.
     pub(crate) fn from_error(code: Code, error: &dyn std::error::Error) -> Self {
-        Self::new(code, with_causes(error))
+        Self::new(code, service::with_causes(error))
     }
 
     /// Adds what to do about it.
@@ -66,20 +66,6 @@ impl fmt::Display for Failure {
         }
         Ok(())
     }
-}
-
-/// An error's text and those of its causes, without repeating what a cause says again.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The code for a file that could not be read.

@@ -18,7 +18,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::failure::{self, Code, Failure, Outcome, with_causes};
+use crate::failure::{self, Code, Failure, Outcome};
 use crate::{table, text};
 
 /// How long the controller may take.
@@ -102,7 +102,7 @@ impl Controller {
         let request = Request::get(&uri).body(Empty::<Bytes>::new()).map_err(usage)?;
         let client = Client::builder(TokioExecutor::new()).build(self.connector()?);
         let exchange = async {
-            let response = client.request(request).await.map_err(|error| unreachable(with_causes(&error)))?;
+            let response = client.request(request).await.map_err(|error| unreachable(service::with_causes(&error)))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
             let body = body.map_err(|error| unreachable(error.to_string()))?.to_bytes();

@@ -19,7 +19,7 @@ use sandbox::message::{Job, Limits, Signatures};
 use serde::Serialize;
 use video_signature::{Overview, Signer, y4m};
 
-use crate::failure::{self, Code, Failure, Outcome, unreadable, unwritable, with_causes};
+use crate::failure::{self, Code, Failure, Outcome, unreadable, unwritable};
 use crate::{table, text, worker};
 
 /// How a YUV4MPEG2 stream begins.
@@ -121,7 +121,7 @@ fn open(path: &Path) -> failure::Result<Box<dyn BufRead>> {
 /// Signs a stream of pictures as they come.
 fn pictures(input: Box<dyn BufRead>, args: &Args, progress: &Progress) -> failure::Result<Vec<u8>> {
     let bad = |error: &dyn std::error::Error| {
-        Failure::new(Code::Data, format!("cannot sign {}: {}", args.input.display(), with_causes(error)))
+        Failure::new(Code::Data, format!("cannot sign {}: {}", args.input.display(), service::with_causes(error)))
     };
     let mut reader = y4m::Reader::new(input).map_err(|error| bad(&error))?;
     let mut signer = Signer::new(reader.width(), reader.height(), reader.time_base()).map_err(|error| bad(&error))?;
@@ -137,7 +137,7 @@ fn pictures(input: Box<dyn BufRead>, args: &Args, progress: &Progress) -> failur
 /// Lets a jailed worker decode a file and sign what it decoded.
 fn film(mut input: Box<dyn BufRead>, args: &Args) -> failure::Result<Vec<u8>> {
     let ours = |error: &dyn std::error::Error| {
-        Failure::new(Code::Software, format!("cannot hand the file over: {}", with_causes(error)))
+        Failure::new(Code::Software, format!("cannot hand the file over: {}", service::with_causes(error)))
     };
     let mut media = Writer::new(MAX_SEGMENT).map_err(|error| ours(&error))?;
     let mut piece = vec![0; BUFFER];
@@ -173,7 +173,7 @@ fn film(mut input: Box<dyn BufRead>, args: &Args) -> failure::Result<Vec<u8>> {
 
 fn explain(error: &RunError, input: &Path) -> Failure {
     let RunError::Job { error: job, detail } = error else {
-        let text = format!("the worker was lost on {}: {}", input.display(), with_causes(error));
+        let text = format!("the worker was lost on {}: {}", input.display(), service::with_causes(error));
         return Failure::new(Code::Software, text).advise("run the command again with --verbose to see what it says");
     };
     let reason = if detail.is_empty() { job.to_string() } else { detail.clone() };

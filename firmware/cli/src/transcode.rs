@@ -14,7 +14,7 @@ use sandbox::memfd::Sealed;
 use sandbox::message::{Job, JobError, Limits, Signatures};
 use serde::Serialize;
 
-use crate::failure::{self, Code, Failure, Outcome, unwritable, with_causes};
+use crate::failure::{self, Code, Failure, Outcome, unwritable};
 use crate::source::{self, Kind};
 use crate::{table, text, worker};
 
@@ -141,7 +141,7 @@ fn one(
     summary: &mut Summary,
 ) -> failure::Result<()> {
     let ours = |what: &str, error: &dyn std::error::Error| {
-        Failure::new(Code::Software, format!("{what}: {}", with_causes(error)))
+        Failure::new(Code::Software, format!("{what}: {}", service::with_causes(error)))
     };
     let deadline = (piece.duration * PATIENCE).max(LEAST_PATIENCE);
     let limits = Limits { deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX), ..Limits::default() };
@@ -176,7 +176,7 @@ fn one(
 
 fn explain(error: &RunError, input: &Path) -> Failure {
     let RunError::Job { error: job, detail } = error else {
-        let text = format!("the worker was lost on {}: {}", input.display(), with_causes(error));
+        let text = format!("the worker was lost on {}: {}", input.display(), service::with_causes(error));
         return Failure::new(Code::Software, text).advise("run the command again with --verbose to see what it says");
     };
     let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };

@@ -7,7 +7,7 @@ use sandbox::jail::{JailPlan, ProcessLimits};
 use sandbox::launch::{self, LaunchPlan, LogTo, RunError, Worker};
 use sandbox::message::{Proof, Ready};
 
-use crate::failure::{Code, Failure, Result, with_causes};
+use crate::failure::{Code, Failure, Result};
 
 /// How long a worker may take to prove itself; plugins may have to be scanned.
 const READY: Duration = Duration::from_secs(60);
@@ -39,8 +39,8 @@ pub(crate) fn prove(program: &Path, choice: &Choice, verbose: bool) -> std::resu
     let mut plan = plan.with_engine(&choice.name(), &choice.nodes);
     plan.args.push("--prove".into());
     plan.log = if verbose { LogTo::Inherit } else { LogTo::Nowhere };
-    let mut worker = launch::launch(&plan).map_err(|error| with_causes(&error))?;
-    worker.wait_proof(PROOF).map_err(|error| with_causes(&error))
+    let mut worker = launch::launch(&plan).map_err(|error| service::with_causes(&error))?;
+    worker.wait_proof(PROOF).map_err(|error| service::with_causes(&error))
 }
 
 /// Starts a worker and waits until it is sealed in and has proved what it can do.
@@ -54,7 +54,7 @@ pub(crate) fn start(program: &Path, verbose: bool) -> Result<(Worker, Ready)> {
     })?;
     let ready = worker.wait_ready(READY).map_err(|error| match error {
         RunError::Unfit(reason) => Failure::new(Code::Unavailable, format!("the worker cannot work here: {reason}")),
-        error => Failure::new(Code::Unavailable, format!("the worker did not start: {}", with_causes(&error)))
+        error => Failure::new(Code::Unavailable, format!("the worker did not start: {}", service::with_causes(&error)))
             .advise("run the command again with --verbose to see what it says"),
     })?;
     Ok((worker, ready))

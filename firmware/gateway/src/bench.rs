@@ -261,7 +261,7 @@ async fn stream(
                 lost_in_a_row = 0;
             }
             Err(error) => {
-                streamed.fail(crate::push::with_causes(&error));
+                streamed.fail(service::with_causes(&error));
                 lost_in_a_row += 1;
             }
         }

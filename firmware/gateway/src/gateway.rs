@@ -102,15 +102,7 @@ fn describe(refusals: &[(Uri, Refusal)]) -> String {
     if refusals.is_empty() {
         return "none is known".to_owned();
     }
-    let each = refusals.iter().map(|(uri, refusal)| {
-        let mut text = format!("{uri} {refusal}");
-        let mut cause = std::error::Error::source(refusal);
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        text
-    });
+    let each = refusals.iter().map(|(uri, refusal)| format!("{uri} {}", service::with_causes(refusal)));
     each.collect::<Vec<_>>().join("; ")
 }
 

@@ -21,7 +21,7 @@ use crate::ingest::{Fed, IngestError, Reply};
 use crate::ladder::{Ladder, LadderError, file_name};
 use crate::needs::needs;
 use crate::report::{FalseClaim, OrchestratorReport, PushReport, SegmentReport, millis};
-use crate::session::{Session, SessionError, Transcoded, Upload};
+use crate::session::{Session, Transcoded, Upload};
 use crate::sessions::Sessions;
 
 /// Segments on their way at once while they come back in real time: one is transcoded while the next is uploaded.
@@ -310,13 +310,16 @@ async fn one(sessions: &Sessions, seq: u64, fed: Fed, targets: Vec<PathBuf>) -> 
             }
             Err(error) => {
                 let orchestrator = session.asked();
-                over.outcome = Err(format!("{orchestrator} {}", with_causes(&error)));
+                over.outcome = Err(format!("{orchestrator} {}", service::with_causes(&error)));
                 if error.is_the_streams_fault() {
                     return over;
                 }
-                tracing::warn!(seq, %orchestrator, error = with_causes(&error), "segment was not returned");
+                tracing::warn!(seq, %orchestrator, error = service::with_causes(&error), "segment was not returned");
                 let rounds = if error.is_a_false_claim() {
-                    over.caught.push(FalseClaim { service_uri: orchestrator.to_string(), claim: with_causes(&error) });
+                    over.caught.push(FalseClaim {
+                        service_uri: orchestrator.to_string(),
+                        claim: service::with_causes(&error),
+                    });
                     FALSE_CLAIM
                 } else {
                     1
@@ -326,17 +329,6 @@ async fn one(sessions: &Sessions, seq: u64, fed: Fed, targets: Vec<PathBuf>) -> 
         }
     }
     over
-}
-
-pub(crate) fn with_causes(error: &SessionError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Names the stream at the orchestrators.

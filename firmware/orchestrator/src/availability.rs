@@ -20,7 +20,7 @@ use crate::node::Orchestrator;
 use crate::outbound::{NamedBy, OutboundError, Version};
 use crate::pool::Transcoder;
 use crate::sign::Signer;
-use crate::upload::with_sources;
+use service::with_causes;
 
 /// When the first look comes.
 const FIRST: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub async fn look<T: Transcoder, B: Broker, S: Signer>(node: &Orchestrator<T, B,
         format!(
             "gateways cannot reach {}: {}; check address, port forwarding and firewall",
             node.service_uri,
-            with_sources(&error)
+            with_causes(&error)
         )
     });
     let registered = registered(node).await;

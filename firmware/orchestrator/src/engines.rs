@@ -233,7 +233,7 @@ impl Engines {
     fn prove(&self, choice: &Choice) -> Result<Proof, String> {
         let mut plan = self.parts.launch.clone().with_engine(&choice.name(), &choice.nodes);
         plan.args.push("--prove".into());
-        let mut worker = launch(&plan).map_err(|error| shortened(&with_causes(&error)))?;
+        let mut worker = launch(&plan).map_err(|error| shortened(&service::with_causes(&error)))?;
         {
             let mut at_work = self.at_work();
             at_work.interrupter = worker.interrupter().ok();
@@ -241,7 +241,7 @@ impl Engines {
                 return Err("the node is stopping".to_owned());
             }
         }
-        let outcome = worker.wait_proof(PROOF).map_err(|error| shortened(&with_causes(&error)));
+        let outcome = worker.wait_proof(PROOF).map_err(|error| shortened(&service::with_causes(&error)));
         self.at_work().interrupter = None;
         outcome
     }
@@ -326,16 +326,6 @@ fn workers_for(sessions: u32) -> usize {
         return usize::MAX;
     }
     usize::try_from(sessions.saturating_sub(RESERVE) / RENDITIONS).unwrap_or(usize::MAX).max(1)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn shortened(reason: &str) -> String {

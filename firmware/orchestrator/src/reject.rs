@@ -196,7 +196,7 @@ impl Failure {
             Self::Transcode(error) => error.to_string(),
             Self::Sign(error) => error.to_string(),
             Self::Internal(detail) => detail.clone(),
-            Self::Store(error) => crate::upload::with_sources(error),
+            Self::Store(error) => service::with_causes(error),
             Self::Busy(_) => self.to_string(),
         }
     }

@@ -62,7 +62,7 @@ pub(crate) async fn receive<T, B, S>(
 }
 
 async fn download<T, B, S>(node: &Orchestrator<T, B, S>, url: &[u8], deadline: Instant) -> Result<Received, Rejection> {
-    let unfit = |reason: &dyn std::error::Error| Rejection::Url(with_sources(reason));
+    let unfit = |reason: &dyn std::error::Error| Rejection::Url(service::with_causes(reason));
     let url = Uri::try_from(url.trim_ascii()).map_err(|error| unfit(&error))?;
     let request = Request::get(url).body(Empty::<Bytes>::new()).map_err(|error| unfit(&error))?;
     let answer = node.outbound.send(request, NamedBy::Peer, Version::Http1).await.map_err(|error| unfit(&error))?;
@@ -117,16 +117,4 @@ pub(crate) async fn linger(body: &mut Body) {
     if tokio::time::timeout(LINGER, rest).await.is_err() {
         tracing::debug!("refused upload was cut off");
     }
-}
-
-/// An error with all its causes, for our log.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

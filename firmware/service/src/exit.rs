@@ -2,6 +2,8 @@
 use std::fmt;
 use std::process::{ExitCode, Termination};
 
+use crate::causes::with_causes;
+
 /// Why a daemon ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
@@ -53,26 +55,17 @@ impl Exit {
 
 impl fmt::Debug for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.reason)?;
-        let mut cause = self.error.as_deref().map(|error| error as &dyn std::error::Error);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
+        match &self.error {
+            None => write!(f, "{:?}", self.reason),
+            Some(error) => write!(f, "{:?}: {}", self.reason, with_causes(error.as_ref())),
         }
-        Ok(())
     }
 }
 
 impl Termination for Exit {
     fn report(self) -> ExitCode {
         if let Some(error) = &self.error {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            tracing::error!(reason = ?self.reason, "{text}");
+            tracing::error!(reason = ?self.reason, "{}", with_causes(error.as_ref()));
         }
         ExitCode::from(self.reason.code())
     }

@@ -192,7 +192,7 @@ impl<T: Transcoder> Link<T> {
         let connecting = endpoint.connect_with_connector(tls::http2(self.trust.clone()));
         let channel =
             tokio::time::timeout(CONNECT, connecting).await.map_err(|_| "no connection in time".to_owned())?;
-        let channel = channel.map_err(|error| chain_of(&error))?;
+        let channel = channel.map_err(|error| service::with_causes(&error))?;
         Ok(TranscoderClient::new(channel).max_decoding_message_size(MAX_NOTICE))
     }
 
@@ -220,24 +220,12 @@ fn refused(status: &tonic::Status) -> End {
 
 fn reason_of(status: &tonic::Status) -> String {
     let text: String = status.message().chars().filter(|c| !c.is_control()).take(200).collect();
-    let cause = std::error::Error::source(status).map(chain_of).filter(|cause| !cause.contains(&text));
+    let cause = std::error::Error::source(status)
+        .map(|cause| service::with_causes(cause))
+        .filter(|cause| !cause.contains(&text));
     match cause {
         Some(cause) => format!("{text}: {cause}"),
         None if text.is_empty() => status.code().to_string(),
         None => text,
     }
-}
-
-/// An error with all that caused it.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -72,7 +72,7 @@ pub(crate) async fn serve<T: Transcoder, B: Broker, S: Signer>(
         Ok(answer) => (StatusCode::OK, answer),
         Err(refused) => {
             if let Some(suppressed) = node.log_limit.allow(peer.0.ip()) {
-                let reason = crate::upload::with_sources(&refused);
+                let reason = service::with_causes(&refused);
                 tracing::info!(peer = %peer.0, path = "/refresh-payment", reason, suppressed, "request refused");
             }
             (refused.status(), serde_json::json!({ "error": { "message": refused.to_string() } }))

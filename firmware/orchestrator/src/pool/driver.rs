@@ -211,7 +211,7 @@ impl Driver {
         let segment = match order.request.segment.try_clone() {
             Ok(segment) => Arc::new(segment),
             Err(error) => {
-                let cause = spawn::with_sources(&error);
+                let cause = service::with_causes(&error);
                 self.answers.push((order.reply, Err(TranscodeError::WorkerLost { cause })));
                 return;
             }
@@ -577,7 +577,7 @@ fn content(request: &TranscodeRequest) -> Duration {
 
 /// A checked report and its renditions as a result, without copying the media.
 fn transcoded(done: Done, media: &[Sealed], took: Duration) -> Result<Transcoded, TranscodeError> {
-    let lost = |error| TranscodeError::WorkerLost { cause: spawn::with_sources(&error) };
+    let lost = |error| TranscodeError::WorkerLost { cause: service::with_causes(&error) };
     // The signatures, where there are any, come behind the renditions.
     let signatures = media.get(done.renditions.len()..).unwrap_or_default();
     let outputs = done.renditions.into_iter().zip(media).enumerate().map(|(index, (rendition, media))| {

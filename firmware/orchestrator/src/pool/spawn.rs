@@ -94,22 +94,22 @@ fn hold(
     let tell = |item| news.blocking_send((id, item)).is_ok();
     let mut worker = match launch(&birth.plan) {
         Ok(worker) => worker,
-        Err(error) => return (with_sources(&error), false),
+        Err(error) => return (service::with_causes(&error), false),
     };
     let interrupter = match worker.interrupter() {
         Ok(interrupter) => interrupter,
-        Err(error) => return (with_sources(&error), false),
+        Err(error) => return (service::with_causes(&error), false),
     };
     if !tell(News::Started { pid: worker.pid(), interrupter }) {
         return ("the pool ended".to_owned(), false);
     }
     let ready = match worker.wait_ready(birth.timeout) {
         Ok(ready) => Box::new(ready),
-        Err(error) => return (with_sources(&error), false),
+        Err(error) => return (service::with_causes(&error), false),
     };
     let warmed_up = match birth.warm_up.as_ref().map(|warm_up| warm_up.run(&mut worker)).transpose() {
         Ok(spent) => spent,
-        Err(error) => return (format!("its warm-up: {}", with_sources(&error)), false),
+        Err(error) => return (format!("its warm-up: {}", service::with_causes(&error)), false),
     };
     tell(News::Ready { ready, warmed_up });
     loop {
@@ -118,7 +118,7 @@ fn hold(
                 Ok(item) => {
                     tell(item);
                 }
-                Err(error) => return (with_sources(&error), matches!(error, RunError::Timeout(_))),
+                Err(error) => return (service::with_causes(&error), matches!(error, RunError::Timeout(_))),
             },
             Err(RecvTimeoutError::Timeout) => {
                 if let Some(ending) = worker.ended() {
@@ -142,15 +142,4 @@ fn run(worker: &mut Worker, assignment: &Assignment) -> Result<News, RunError> {
     let memory = worker.resident_memory().unwrap_or(0);
     let cpu = worker.cpu_time().saturating_sub(before);
     Ok(News::Answered { job: assignment.job.id, memory, cpu, wall: began.elapsed(), answer })
-}
-
-/// An error and its causes in one line.
-pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

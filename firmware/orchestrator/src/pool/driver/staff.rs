@@ -22,7 +22,7 @@ impl Driver {
         // Without it workers look for plugins themselves: slower, not worse.
         match made.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(reason = spawn::with_sources(&error), "plugin cache not written"),
+            Ok(Err(error)) => tracing::warn!(reason = service::with_causes(&error), "plugin cache not written"),
             Err(error) => tracing::warn!(%error, "plugin cache not written"),
         }
     }
