@@ -157,6 +157,14 @@ pub(crate) enum When {
     Quality,
 }
 
+/// What most encoders are held to: H.264's profile, nothing for other codecs.
+const fn profile_wanted(codec: Codec) -> &'static str {
+    match codec {
+        Codec::H264 => "profile={profile}",
+        _ => "",
+    }
+}
+
 /// A setting that counts always and that every version of the element has.
 pub(crate) const fn set(property: &'static str, values: &'static [&'static str]) -> Setting {
     Setting { property, values, when: When::Always, optional: false }

@@ -6,7 +6,7 @@
 //! sides are persistent.
 //!
 //! *Source:* media.md §1.2; names and ranges as in `sys/nvcodec` of gst-plugins-bad 1.22 and 1.26. Not run on a card.
-use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, set};
+use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, profile_wanted, set};
 
 const PACKAGE: &str = "gstreamer1.0-plugins-bad";
 
@@ -22,10 +22,6 @@ const fn decoder(codec: Codec, parser: Option<&'static str>, element: &'static s
 }
 
 const fn encoder(codec: Codec, element: &'static str, settings: &'static [Setting]) -> EncoderRow {
-    let wanted = match codec {
-        Codec::H264 => "profile={profile}",
-        _ => "",
-    };
     EncoderRow {
         codec,
         element,
@@ -35,7 +31,7 @@ const fn encoder(codec: Codec, element: &'static str, settings: &'static [Settin
         life: Life::Persistent,
         key_frames: KeyFrames::Event,
         bframes: 0,
-        wanted,
+        wanted: profile_wanted(codec),
         settings,
     }
 }

@@ -1,34 +1,8 @@
 //! Intel's engines by way of oneVPL; pictures are where VA-API has them, and VA-API scales.
 //!
 //! *Source:* media.md §1.2; names as in `sys/qsv` of gst-plugins-bad 1.22. Not run on a chip.
-use super::va::SCALER;
-use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, QUIET, Row, Setting, set};
-
-const PACKAGE: &str = "gstreamer1.0-plugins-bad";
-
-const fn decoder(codec: Codec, parser: Option<&'static str>, element: &'static str) -> DecoderRow {
-    let (memory, life) = (Memory::Va, Life::Persistent);
-    DecoderRow { codec, parser, element, package: PACKAGE, memory, life, settings: QUIET }
-}
-
-const fn encoder(codec: Codec, element: &'static str, settings: &'static [Setting]) -> EncoderRow {
-    let wanted = match codec {
-        Codec::H264 => "profile={profile}",
-        _ => "",
-    };
-    EncoderRow {
-        codec,
-        element,
-        package: PACKAGE,
-        memory: Memory::Va,
-        formats: &["NV12"],
-        life: Life::Persistent,
-        key_frames: KeyFrames::Event,
-        bframes: 0,
-        wanted,
-        settings,
-    }
-}
+use super::va::{SCALER, decoder, encoder};
+use super::{Codec, Row, Setting, set};
 
 const H26X: &[Setting] = &[
     set("rate-control", &["cbr"]).for_rate(),

@@ -1,5 +1,5 @@
 //! The main processor: works everywhere, and is what every other engine falls back to.
-use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, set};
+use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, profile_wanted, set};
 
 const LIBAV: &str = "gstreamer1.0-libav";
 const GOOD: &str = "gstreamer1.0-plugins-good";
@@ -22,16 +22,13 @@ const fn encoder(
     bframes: u32,
     settings: &'static [Setting],
 ) -> EncoderRow {
-    let wanted = match codec {
-        Codec::H264 => "profile={profile}",
-        _ => "",
-    };
     // x264 lays pictures out as the second itself.
     let formats: &[&str] = match codec {
         Codec::H264 => &["I420", "NV12"],
         _ => &["I420"],
     };
     let (memory, life, key_frames) = (Memory::System, Life::Fresh, KeyFrames::Event);
+    let wanted = profile_wanted(codec);
     EncoderRow { codec, element, package, memory, formats, life, key_frames, bframes, wanted, settings }
 }
 

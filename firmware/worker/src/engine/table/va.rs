@@ -1,20 +1,18 @@
 //! Intel's and AMD's engines by way of VA-API. Where the chip has only the low-power encoder, only its element is there.
 //!
 //! *Source:* media.md §1.2; names as in `sys/va` of gst-plugins-bad 1.22. Not run on a chip.
-use super::{Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, QUIET, Row, ScalerRow, Setting, set};
+use super::{
+    Codec, DecoderRow, EncoderRow, KeyFrames, Life, Memory, QUIET, Row, ScalerRow, Setting, profile_wanted, set,
+};
 
 const PACKAGE: &str = "gstreamer1.0-plugins-bad";
 
-const fn decoder(codec: Codec, parser: Option<&'static str>, element: &'static str) -> DecoderRow {
+pub(super) const fn decoder(codec: Codec, parser: Option<&'static str>, element: &'static str) -> DecoderRow {
     let (memory, life) = (Memory::Va, Life::Persistent);
     DecoderRow { codec, parser, element, package: PACKAGE, memory, life, settings: QUIET }
 }
 
-const fn encoder(codec: Codec, element: &'static str, settings: &'static [Setting]) -> EncoderRow {
-    let wanted = match codec {
-        Codec::H264 => "profile={profile}",
-        _ => "",
-    };
+pub(super) const fn encoder(codec: Codec, element: &'static str, settings: &'static [Setting]) -> EncoderRow {
     EncoderRow {
         codec,
         element,
@@ -24,7 +22,7 @@ const fn encoder(codec: Codec, element: &'static str, settings: &'static [Settin
         life: Life::Persistent,
         key_frames: KeyFrames::Event,
         bframes: 0,
-        wanted,
+        wanted: profile_wanted(codec),
         settings,
     }
 }
