@@ -127,6 +127,26 @@ pub fn sign(payload_type: &str, body: &[u8], key: &SigningKey) -> Result<Vec<u8>
     Ok(serde_json::to_vec(&wire)?)
 }
 
+/// Add one key's signature to an envelope; a signature the key made before is replaced. What others signed is not
+/// checked here.
+///
+/// # Errors
+/// [`DsseError`] when it is no envelope of `payload_type`, or is full.
+pub fn add_signature(bytes: &[u8], payload_type: &str, key: &SigningKey) -> Result<Vec<u8>, DsseError> {
+    let mut wire: Wire = serde_json::from_slice(bytes)?;
+    if wire.payload_type != payload_type {
+        return Err(DsseError::Type);
+    }
+    let body = BASE64.decode(&wire.payload).map_err(|_| DsseError::Base64)?;
+    let own: Wire = serde_json::from_slice(&sign(payload_type, &body, key)?)?;
+    wire.signatures.retain(|signature| own.signatures.iter().all(|own| own.keyid != signature.keyid));
+    wire.signatures.extend(own.signatures);
+    if wire.signatures.len() > SIGNATURES_MAX {
+        return Err(DsseError::Count);
+    }
+    Ok(serde_json::to_vec(&wire)?)
+}
+
 /// Verify an envelope of `payload_type` against the keys trusted for it: at least `needed` distinct ones must have
 /// signed. Signatures by unknown keys are ignored; a wrong signature by a known key refuses the whole.
 ///

@@ -7,6 +7,7 @@
 //! | What may it say? | [`payload`], with [`registry`] for metrics and [`event`] for events |
 //! | How are bytes from a peer read? | [`strict`] |
 //! | How is an order signed? | [`dsse`] |
+//! | What is a version of the system, and who says so? | [`version`], [`release`] |
 //! | Is the box there? | [`presence`] |
 //! | What does the controller's HTTP API answer? | [`api`] |
 
@@ -17,8 +18,10 @@ pub mod name;
 pub mod payload;
 pub mod presence;
 pub mod registry;
+pub mod release;
 pub mod strict;
 pub mod topic;
+pub mod version;
 
 pub use name::{BoxId, Epoch, FleetId};
 pub use presence::Presence;
