@@ -5,20 +5,21 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 
 use chain::contracts;
 use chain::revert::{CUSTOM_ERRORS, Call, Revert, RevertClass, classify};
 use chain::{claimable_reserve, contract_id, payout, redeem_calldata};
 use ethers::abi::{Abi, AbiDecode, AbiEncode, ParamType, RawLog, Token};
 use ethers::types::{Bytes, U256};
-use livepeer::address::{Address, H256, keccak256};
+use livepeer::address::{H256, keccak256};
 use livepeer::recipient_rand::RecipientRand;
 use livepeer::signature::{Signature, SigningKey, personal_hash};
 use livepeer::ticket::{Ticket, WinningTicket, aux_data, wins};
 use livepeer::transaction::{Transaction, transaction_hash};
 use livepeer::units::{Round, Wei, WinProb, u256_to_bytes32};
 use serde_json::{Value, json};
+
+use crate::vectors::{address, bytes, file, hash, number, text};
 
 /// Sections that describe the file, or the fixture the other sections were made with.
 const FIXTURES: &[&str] = &["about", "keys", "local_contracts", "round", "sender_state"];
@@ -448,12 +449,6 @@ fn the_wire_vectors_agree_about_redeeming() {
 
 // Reading the file.
 
-fn file(name: &str) -> Value {
-    let path = format!("{}/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).expect("the vectors are part of the repository");
-    serde_json::from_str(&text).expect("the vectors are JSON")
-}
-
 fn section(name: &str) -> Value {
     assert!(SECTIONS.contains(&name), "{name} is not on the list");
     file("chain.json")[name].take()
@@ -497,33 +492,6 @@ fn abi(contract: &str) -> Option<&'static Abi> {
 
 fn uncalled(function: &str) -> bool {
     UNCALLED.iter().any(|(names, _)| names.split(' ').any(|name| name == function))
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("not a text: {value}"))
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(text(value).strip_prefix("0x").expect("0x")).unwrap()
-}
-
-fn hash(value: &Value) -> H256 {
-    H256::from_slice(&bytes(value))
-}
-
-fn address(value: &Value) -> Address {
-    text(value).parse().unwrap()
-}
-
-fn number(value: &Value) -> U256 {
-    match value {
-        Value::Number(n) => U256::from(n.as_u64().unwrap()),
-        Value::String(s) => match s.strip_prefix("0x") {
-            Some(digits) => U256::from_str(digits).unwrap(),
-            None => U256::from_dec_str(s).unwrap(),
-        },
-        other => panic!("not a number: {other}"),
-    }
 }
 
 fn wei(value: &Value) -> Wei {

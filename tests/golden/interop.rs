@@ -13,15 +13,19 @@ use livepeer::wire::{self, net};
 use prost::Message;
 use serde_json::Value;
 
+use crate::vectors::{address, hash, names, text, vector};
+
+const FILE: &str = "interop.json";
+
 macro_rules! vectors {
     ($($name:ident),* $(,)?) => {
-        $(#[test] fn $name() { checks::$name(&vector(stringify!($name))); })*
+        $(#[test] fn $name() { checks::$name(&vector(FILE, stringify!($name))); })*
 
         #[test]
         fn every_captured_vector_is_read() {
             let read: BTreeSet<&str> = [$(stringify!($name)),*].into();
-            let all = all();
-            let present: BTreeSet<&str> = all.as_object().expect("an object").keys().map(String::as_str).collect();
+            let names = names(FILE);
+            let present: BTreeSet<&str> = names.iter().map(String::as_str).collect();
             assert_eq!(read, present);
         }
     };
@@ -44,22 +48,6 @@ vectors!(
     notify_segment_teardown,
 );
 
-fn all() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/interop.json");
-    let text = std::fs::read_to_string(path).expect("the vectors are part of the repository");
-    serde_json::from_str::<Value>(&text).expect("the vectors are JSON")["vectors"].take()
-}
-
-fn vector(name: &str) -> Value {
-    let vector = all()[name].take();
-    assert!(vector.is_object(), "no vector {name}");
-    vector
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("text expected, found {value}"))
-}
-
 fn message<M: Message + Default>(value: &Value) -> M {
     M::decode(hex::decode(text(value)).expect("hex").as_slice()).expect("a message")
 }
@@ -74,14 +62,6 @@ fn same_bytes<M: Message + Default>(value: &Value) -> M {
 fn header<M: Message + Default>(value: &Value) -> M {
     let bytes = base64::engine::general_purpose::STANDARD.decode(text(value)).expect("base64");
     M::decode(bytes.as_slice()).expect("a message")
-}
-
-fn address(value: &Value) -> Address {
-    text(value).parse().expect("an address with its checksum")
-}
-
-fn hash(value: &Value) -> H256 {
-    H256::from_slice(&hex::decode(text(value)).expect("hex"))
 }
 
 fn needs(capabilities: Option<&net::Capabilities>) -> CapabilitySet {

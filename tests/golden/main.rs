@@ -2,4 +2,5 @@
 
 mod chain;
 mod interop;
+mod vectors;
 mod wire;

@@ -19,6 +19,10 @@ use primitive_types::{U256, U512};
 use prost::Message;
 use serde_json::Value;
 
+use crate::vectors::{bytes, hash, names, number, text, vector};
+
+const FILE: &str = "wire.json";
+
 /// Vectors that no part of the product speaks yet, or that another crate reads, each with the reason.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("abi_selectors", "read by golden::chain, where the contracts are"),
@@ -31,14 +35,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
 
 macro_rules! vectors {
     ($($name:ident),* $(,)?) => {
-        $(#[test] fn $name() { checks::$name(&vector(stringify!($name))); })*
+        $(#[test] fn $name() { checks::$name(&vector(FILE, stringify!($name))); })*
 
         #[test]
         fn every_vector_is_read_or_has_a_reason() {
             let read = [$(stringify!($name)),*];
             let known: BTreeSet<&str> = read.into_iter().chain(ELSEWHERE.iter().map(|(name, _)| *name)).collect();
-            let all = all();
-            let present: BTreeSet<&str> = all.as_object().expect("an object").keys().map(String::as_str).collect();
+            let names = names(FILE);
+            let present: BTreeSet<&str> = names.iter().map(String::as_str).collect();
             assert_eq!(known, present);
         }
     };
@@ -70,37 +74,6 @@ vectors!(
     redeemer_ticket,
     resize_rule,
 );
-
-fn all() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/wire.json");
-    let text = std::fs::read_to_string(path).expect("the vectors are part of the repository");
-    serde_json::from_str::<Value>(&text).expect("the vectors are JSON")["vectors"].take()
-}
-
-fn vector(name: &str) -> Value {
-    let vector = all()[name].take();
-    assert!(vector.is_object(), "no vector {name}");
-    vector
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("text expected, found {value}"))
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(text(value).trim_start_matches("0x")).expect("hex")
-}
-
-fn hash(value: &Value) -> H256 {
-    H256::from_slice(&bytes(value))
-}
-
-fn number(value: &Value) -> U256 {
-    match value {
-        Value::Number(number) => U256::from_dec_str(&number.to_string()).expect("decimal"),
-        other => U256::from_dec_str(text(other)).expect("decimal"),
-    }
-}
 
 fn big(value: &Value) -> U256 {
     U256::from_big_endian(&bytes(value))

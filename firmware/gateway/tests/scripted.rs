@@ -64,15 +64,13 @@ fn feed(segments: usize) -> impl Stream<Item = Result<Fed, IngestError>> + Send 
     stream::iter(clip(segments).into_iter().map(|segment| Ok(Fed::from(segment))))
 }
 
+fn options(dir: &Path, pace: Pace) -> PushOptions {
+    let input = mpegts::VideoCodec::H264;
+    PushOptions { profiles: vec![preset("240p").unwrap()], input, dir: dir.to_owned(), pace, window: None }
+}
+
 async fn push(gateway: Arc<Gateway>, segments: usize, dir: &Path) -> Result<PushReport, PushError> {
-    let options = PushOptions {
-        profiles: vec![preset("240p").unwrap()],
-        input: mpegts::VideoCodec::H264,
-        dir: dir.to_owned(),
-        pace: Pace::Max,
-        window: None,
-    };
-    gateway::push(gateway, feed(segments), &options, std::future::pending(), &mut |_| {}).await
+    gateway::push(gateway, feed(segments), &options(dir, Pace::Max), std::future::pending(), &mut |_| {}).await
 }
 
 fn acts(acts: &[Act]) -> Arc<Script> {
@@ -169,14 +167,8 @@ async fn a_price_that_more_than_doubles_ends_the_session() {
     let orchestrator = Orchestrator::start(&script, paid()).await;
     let dir = tempfile::tempdir().unwrap();
     let gateway = gateway(&[&orchestrator], true);
-    let options = PushOptions {
-        profiles: vec![preset("240p").unwrap()],
-        input: mpegts::VideoCodec::H264,
-        dir: dir.path().to_owned(),
-        // The second segment is sent when the first is back.
-        pace: Pace::RealTime,
-        window: None,
-    };
+    // In real time the second segment is sent when the first is back.
+    let options = options(dir.path(), Pace::RealTime);
     let report = gateway::push(gateway, feed(2), &options, std::future::pending(), &mut |_| {}).await.unwrap();
     assert_eq!((report.failed, report.retries), (0, 1), "{:?}", report.each);
     assert_eq!(script.uploads.lock().unwrap().len(), 2, "nothing is sent at the new price");
@@ -278,13 +270,7 @@ async fn told_to_stop_it_waits_for_what_is_on_its_way_and_ends_the_ladder() {
     let script = acts(&[]);
     let orchestrator = Orchestrator::start(&script, None).await;
     let dir = tempfile::tempdir().unwrap();
-    let options = PushOptions {
-        profiles: vec![preset("240p").unwrap()],
-        input: mpegts::VideoCodec::H264,
-        dir: dir.path().to_owned(),
-        pace: Pace::Max,
-        window: None,
-    };
+    let options = options(dir.path(), Pace::Max);
     // A source without an end: only the stop ends this.
     let segments = stream::iter(clip(3).into_iter().cycle().map(|segment| Ok(Fed::from(segment))));
     let stop = Arc::new(tokio::sync::Notify::new());
@@ -307,13 +293,7 @@ async fn a_source_that_fails_leaves_a_finished_ladder_of_what_it_gave() {
     let script = acts(&[]);
     let orchestrator = Orchestrator::start(&script, None).await;
     let dir = tempfile::tempdir().unwrap();
-    let options = PushOptions {
-        profiles: vec![preset("240p").unwrap()],
-        input: mpegts::VideoCodec::H264,
-        dir: dir.path().to_owned(),
-        pace: Pace::Max,
-        window: None,
-    };
+    let options = options(dir.path(), Pace::Max);
     let failure = Err(IngestError::Live(mpegts::live::LiveError::NoKeyframe));
     let segments = stream::iter(clip(1).into_iter().map(|segment| Ok(Fed::from(segment))).chain([failure]));
     let gateway = gateway(&[&orchestrator], false);
