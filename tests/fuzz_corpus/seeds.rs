@@ -24,14 +24,17 @@ pub(crate) fn of(target: &str) -> Vec<Vec<u8>> {
         "demux" => streams(),
         "envelope" => envelopes(),
         "fleet" => fleet(),
+        "hash" => hashes(),
         "headers" => headers(),
         "job" => jobs(),
         "live" => streams().into_iter().map(|stream| [&[40u8][..], &stream].concat()).collect(),
         "multipart" => results(),
         "payment" => vec![wire(&["payment", "protobuf"])],
         "pictures" => pictures(),
+        "rendition" => [streams(), films()].concat(),
         "report" => reports(),
         "result" => vec![wire(&["orchestrator_info", "protobuf"]), transcode_result()],
+        "rtmp" => publications(),
         "segment" => segments(),
         "signature" => vec![[&[33, 40, 66, 10, 1, 30][..], &[0x5a; 66 * 40]].concat()],
         "signer" => signer(),
@@ -292,6 +295,71 @@ fn chain_answers() -> Vec<Vec<u8>> {
     found.dedup();
     // Enough of each kind to begin with.
     found.into_iter().filter(|data| !data.is_empty()).take(24).collect()
+}
+
+/// A message of RTMP's chunk stream: a whole header, then pieces of 128 bytes.
+fn message(weave: u8, kind: u8, timestamp: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, l1, l2, l3] = u32::try_from(payload.len()).expect("a small message").to_be_bytes();
+    let mut wire = vec![weave, 0, 0, timestamp, l1, l2, l3, kind, 1, 0, 0, 0];
+    for (index, piece) in payload.chunks(128).enumerate() {
+        if index > 0 {
+            wire.push(0xc0 | weave);
+        }
+        wire.extend_from_slice(piece);
+    }
+    wire
+}
+
+/// Connections that publish a few pictures with sound: H.264 as ever, HEVC as enhanced.
+fn publications() -> Vec<Vec<u8>> {
+    let text = |text: &str| [&[2, 0, u8::try_from(text.len()).expect("short")][..], text.as_bytes()].concat();
+    let number = |number: f64| [&[0][..], &number.to_be_bytes()].concat();
+    let connect = [
+        text("connect"),
+        number(1.0),
+        [&[3, 0, 3][..], b"app", &text("live"), &[0, 4], b"tune", &[10, 0, 0, 0, 1, 5], &[0, 0, 9]].concat(),
+    ];
+    let publish = [text("publish"), number(5.0), vec![5], text("key"), text("live")];
+    let begin = [message(3, 20, 0, &connect.concat()), message(3, 20, 0, &publish.concat())].concat();
+    let avc = [0x17, 0, 0, 0, 0, 1, 100, 0, 30, 0xff, 0xe1, 0, 4, 0x67, 100, 0, 30, 1, 0, 2, 0x68, 0xee];
+    let mut hevc = b"\x90hvc1".to_vec();
+    hevc.extend([0; 21]);
+    hevc.extend([3, 2, 0xa0, 0, 1, 0, 2, 0x40, 1, 0xa1, 0, 1, 0, 2, 0x42, 1]);
+    let key = [&[0x17, 1, 0, 0, 40, 0, 0, 0, 200, 0x65][..], &[9; 199]].concat();
+    let sound = [[0xaf, 0, 0x11, 0x90].to_vec(), [0xaf, 1, 1, 2, 3, 4].to_vec()];
+    let old = [
+        message(4, 9, 0, &avc),
+        message(5, 8, 0, &sound[0]),
+        message(4, 9, 10, &key),
+        message(5, 8, 12, &sound[1]),
+        message(4, 9, 50, &[0x27, 1, 0, 0, 0, 0, 0, 0, 2, 0x41, 9]),
+        message(2, 1, 0, &[0, 0, 16, 0]),
+        message(4, 9, 90, &key),
+        message(3, 20, 0, &[text("deleteStream"), number(6.0), vec![5], number(1.0)].concat()),
+    ];
+    let enhanced = [message(4, 9, 0, &hevc), message(4, 9, 40, b"\x93hvc1\0\0\0\x02\x26\x01")];
+    assert!(gateway::read_rtmp(&[begin.clone(), old.concat()].concat(), 7) > 0, "a seed that makes a segment");
+    [(255, old.concat()), (3, enhanced.concat())]
+        .into_iter()
+        .map(|(piece, media)| [&[piece][..], &begin, &media].concat())
+        .collect()
+}
+
+/// Perceptual hashes as an orchestrator writes them.
+fn hashes() -> Vec<Vec<u8>> {
+    [1, 4, 95]
+        .iter()
+        .map(|frames: &i64| {
+            let base = video_signature::TimeBase::new(1, 30).expect("a time base");
+            let mut signer = video_signature::Signer::new(40, 36, base).expect("a small picture");
+            for pts in 0..*frames {
+                let luma: Vec<u8> =
+                    (0..40 * 36).map(|at: i64| u8::try_from((at * (pts + 3)) % 251).expect("a byte")).collect();
+                signer.push(pts, &luma, 40).expect("a whole frame");
+            }
+            signer.finish()
+        })
+        .collect()
 }
 
 fn y4m() -> Vec<Vec<u8>> {

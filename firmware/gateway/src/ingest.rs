@@ -22,6 +22,13 @@ mod http;
 mod rtmp;
 mod srt;
 
+/// Reads what an RTMP pusher sends behind the handshake, in pieces of so many bytes, and counts the segments it makes.
+/// No socket is used; the fuzzer reaches the readers through this.
+#[must_use]
+pub fn read_rtmp(wire: &[u8], piece: usize) -> usize {
+    rtmp::read(wire, piece)
+}
+
 /// Segments that wait for an orchestrator.
 const QUEUE: usize = 4;
 

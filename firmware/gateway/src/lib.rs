@@ -32,7 +32,7 @@ pub use chain_view::{ChainSnapshot, ChainView};
 pub use decoder::{DecodeError, Decoded, Decoder, Decoding};
 pub use gateway::{DiscoveryError, Gateway, GatewayConfig, Refusal, Totals};
 pub use http::HttpError;
-pub use ingest::{Fed, Ingest, IngestError, IngestOptions, Listen, Protocol, Reply};
+pub use ingest::{Fed, Ingest, IngestError, IngestOptions, Listen, Protocol, Reply, read_rtmp};
 pub use inspect::{Inspected, inspect};
 pub use ladder::LadderError;
 pub use needs::needs;

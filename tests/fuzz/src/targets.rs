@@ -4,6 +4,7 @@
 //! written again, what is read back must be the same.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use chain::revert::{Call, Revert, classify};
 use ed25519_dalek::VerifyingKey;
 use ethers::abi::AbiDecode;
@@ -14,6 +15,7 @@ use fleet_protocol::{Leaf, Topic, dsse, strict};
 use livepeer::capability::{CapabilitySet, version_satisfies};
 use livepeer::multipart;
 use livepeer::price::PricePerPixel;
+use livepeer::profile::{Container, Profile};
 use livepeer::signature::Signature;
 use livepeer::units::Wei;
 use livepeer::wire::{
@@ -39,14 +41,17 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("demux", demux),
     ("envelope", envelope),
     ("fleet", fleet),
+    ("hash", hash),
     ("headers", headers),
     ("job", job),
     ("live", live),
     ("multipart", multipart_parts),
     ("payment", payment),
     ("pictures", pictures),
+    ("rendition", rendition),
     ("report", report),
     ("result", result),
+    ("rtmp", rtmp),
     ("segment", segment),
     ("signature", signature_file),
     ("signer", signer),
@@ -92,6 +97,44 @@ fn live(data: &[u8]) {
 /// A segment as the worker reads it, transport stream or MP4.
 fn container(data: &[u8]) {
     worker::read_container(data);
+}
+
+/// A remote transcoder's rendition, counted without decoding, in both containers.
+fn rendition(data: &[u8]) {
+    use orchestrator::remote::verify::{Lie, Part, verify};
+    let Some(profile) = livepeer::profile::preset("240p") else { return };
+    for container in [Container::MpegTs, Container::Mp4] {
+        let profile = Profile { container, ..profile.clone() };
+        let part = |pixels| Part { media: Bytes::copy_from_slice(data), pixels, signature: None };
+        let profiles = std::slice::from_ref(&profile);
+        match verify(profiles, &[part(u64::MAX)], data) {
+            // Said by the counter itself, it is believed, unless no rendition can be so large.
+            Err(Lie::Pixels { counted, .. }) if counted <= 7_378_560_000 => {
+                let counted_again = verify(profiles, &[part(counted)], data);
+                let believed = counted_again.map(|all| all.iter().map(|one| (one.pixels.0, one.frames)).collect());
+                let believed: Vec<(u64, u64)> = believed.expect("its own count");
+                assert!(believed.len() == 1 && believed.iter().all(|(pixels, _)| *pixels == counted));
+                assert!(believed.iter().all(|(_, frames)| *frames <= data.len() as u64), "more pictures than bytes");
+            }
+            Ok(_) => panic!("nobody has so many pixels"),
+            Err(_) => {}
+        }
+        let _ = verify(profiles, &[part(0)], data);
+    }
+}
+
+/// What a pusher sends by RTMP: chunks, commands, FLV tags; the first byte says how it comes in pieces.
+fn rtmp(data: &[u8]) {
+    let Some((&first, wire)) = data.split_first() else { return };
+    let _ = gateway::read_rtmp(wire, usize::from(first) * 8 + 1);
+}
+
+/// An orchestrator's perceptual hash, as a gateway compares it.
+fn hash(data: &[u8]) {
+    let Ok(read) = video_signature::Signature::read(data) else { return };
+    // What lies in the file bounds what can be read from it.
+    assert!(read.frames() <= data.len(), "more frames than bytes");
+    let _ = read.compare(&read);
 }
 
 /// Parameter sets and headers of all codecs, and what lies between start codes.

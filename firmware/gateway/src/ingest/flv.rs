@@ -8,6 +8,8 @@ const PER_MILLI: i64 = 90;
 /// ADTS AAC and MPEG audio in a program table.
 const AAC: u8 = 0x0f;
 const MP3: u8 = 0x03;
+/// Parameter sets of one stream together. They go before every key frame that brings none, however small it is.
+const MAX_SETS: usize = 64 << 10;
 
 /// Why a tag is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -200,6 +202,9 @@ fn take_sets<'a>(mut bytes: &'a [u8], count: usize, sets: &mut Vec<u8>) -> Resul
         let (unit, rest) = rest.split_at_checked(length).ok_or(FlvError::Configuration)?;
         sets.extend_from_slice(&[0, 0, 0, 1]);
         sets.extend_from_slice(unit);
+        if sets.len() > MAX_SETS {
+            return Err(FlvError::Configuration);
+        }
         bytes = rest;
     }
     Ok(bytes)
@@ -298,6 +303,19 @@ mod tests {
         assert_eq!(info.stream_type, AAC);
         // AAC-LC, 48 kHz, two channels, ten bytes.
         assert_eq!(packet.data, [0xff, 0xf1, 0x4c, 0x80, 0x01, 0x5f, 0xfc, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_small_key_frame_does_not_become_a_large_one() {
+        let mut flv = Flv::default();
+        let mut configuration = AVC[..10].to_vec();
+        configuration.push(0xe2);
+        for _ in 0..2 {
+            configuration.extend([0x80, 0]);
+            configuration.extend([0x67; 0x8000]);
+        }
+        configuration.push(0);
+        assert_eq!(flv.video(0, &configuration), Err(FlvError::Configuration));
     }
 
     #[test]

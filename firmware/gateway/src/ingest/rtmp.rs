@@ -84,6 +84,30 @@ pub(super) async fn serve(listener: TcpListener, path: String, options: IngestOp
     }
 }
 
+/// Reads a connection without a socket: what comes behind the handshake, in pieces of so many bytes. The number of
+/// segments that came of it.
+pub(super) fn read(wire: &[u8], piece: usize) -> usize {
+    let mut publisher = Publisher::new(String::new(), &IngestOptions::default());
+    let mut segments = 0;
+    for bytes in wire.chunks(piece.max(1)) {
+        publisher.session.feed(bytes);
+        loop {
+            let read = match publisher.session.next() {
+                Ok(Some(Event::Video(timestamp, tag))) => publisher.picture(timestamp, &tag),
+                Ok(Some(Event::Audio(timestamp, tag))) => publisher.audio(timestamp, &tag).map(|()| None),
+                Ok(None) => break,
+                Ok(Some(Event::End)) | Err(_) => return segments,
+            };
+            match read {
+                Ok(segment) => segments += usize::from(segment.is_some()),
+                Err(_) => return segments,
+            }
+        }
+        publisher.session.out.clear();
+    }
+    segments + usize::from(publisher.cutter.finish().is_some())
+}
+
 /// One connection and what it publishes.
 struct Publisher {
     session: Session,
@@ -131,12 +155,15 @@ impl Publisher {
     }
 
     async fn video(&mut self, timestamp: u32, tag: &[u8], feed: &mpsc::Sender<Item>) -> Result<(), RtmpError> {
-        if let Some((codec, unit)) = self.flv.video(timestamp, tag)?
-            && let Some(segment) = self.cutter.video(codec, unit)?
-        {
+        if let Some(segment) = self.picture(timestamp, tag)? {
             self.send(segment, feed).await?;
         }
         Ok(())
+    }
+
+    fn picture(&mut self, timestamp: u32, tag: &[u8]) -> Result<Option<Segment>, RtmpError> {
+        let Some((codec, unit)) = self.flv.video(timestamp, tag)? else { return Ok(None) };
+        Ok(self.cutter.video(codec, unit)?)
     }
 
     /// Sound we cannot carry does not end the stream: it goes on without.
