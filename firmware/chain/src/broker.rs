@@ -28,7 +28,7 @@ use crate::head;
 use crate::price_feed;
 use crate::redemption;
 use crate::revert::Call;
-use crate::rpc::{Rpc, RpcError};
+use crate::rpc::{EndpointHealth, Rpc, RpcError};
 
 /// How long a gateway's standing may be repeated without asking: it changes only by transactions of others, and every
 /// redemption reads it afresh.
@@ -40,6 +40,17 @@ const MAX_BEHIND: u32 = 12;
 /// How often the Controller is asked again where the contracts are.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(3_600);
 
+pub mod inquiry;
+
+/// What may be paid for gas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GasBounds {
+    /// Wei per gas the fee cap never goes below.
+    pub min: Wei,
+    /// Wei per gas above which nothing is sent; none for no bound.
+    pub max: Option<Wei>,
+}
+
 /// The wall clock, as the caller has it.
 pub type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -49,6 +60,7 @@ pub struct EthBroker(Arc<Inner>);
 
 struct Inner {
     config: ChainConfig,
+    gas: RwLock<GasBounds>,
     rpc: Rpc,
     clock: Clock,
     deployment: RwLock<Option<Deployment>>,
@@ -73,6 +85,7 @@ impl EthBroker {
         config.check()?;
         Ok(Self(Arc::new(Inner {
             rpc: Rpc::new(&config)?,
+            gas: RwLock::new(GasBounds { min: config.min_fee_cap_wei, max: Some(config.max_gas_price_wei) }),
             config,
             clock,
             deployment: RwLock::new(None),
@@ -177,6 +190,31 @@ impl EthBroker {
     #[must_use]
     pub fn config(&self) -> &ChainConfig {
         &self.0.config
+    }
+
+    /// What may be paid for gas now.
+    #[must_use]
+    pub fn gas_bounds(&self) -> GasBounds {
+        *self.0.gas.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets what may be paid for gas until the process ends; what is on its way stays as it is.
+    pub fn set_gas_bounds(&self, bounds: GasBounds) {
+        *self.0.gas.write().unwrap_or_else(PoisonError::into_inner) = bounds;
+        tracing::info!(?bounds, "bounds of the gas price were set");
+    }
+
+    /// How the endpoints fare, in the order of the configuration.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointHealth> {
+        self.0.rpc.health()
+    }
+
+    /// The configuration with the bounds in force.
+    fn config_now(&self) -> ChainConfig {
+        let GasBounds { min, max } = self.gas_bounds();
+        let max = max.unwrap_or(Wei(U256::MAX));
+        ChainConfig { min_fee_cap_wei: min, max_gas_price_wei: max, ..self.0.config.clone() }
     }
 
     /// Where the contracts are, asked once and then remembered.
@@ -331,7 +369,7 @@ impl Broker for EthBroker {
 
     async fn prepare(&self, winner: &WinningTicket, from: Address, nonce: u64) -> Result<Prepared, BrokerError> {
         let deployment = self.deployment().await?;
-        Ok(redemption::prepare(&self.0.rpc, &deployment, &self.0.config, winner, from, nonce).await?)
+        Ok(redemption::prepare(&self.0.rpc, &deployment, &self.config_now(), winner, from, nonce).await?)
     }
 
     async fn account_nonce(&self, account: Address) -> Result<u64, BrokerError> {
@@ -357,7 +395,7 @@ impl Broker for EthBroker {
 
     async fn prepare_errand(&self, errand: Errand, from: Address, nonce: u64) -> Result<Prepared, BrokerError> {
         let deployment = self.deployment().await?;
-        Ok(errand::prepare(&self.0.rpc, &deployment, &self.0.config, errand, from, nonce).await?)
+        Ok(errand::prepare(&self.0.rpc, &deployment, &self.config_now(), errand, from, nonce).await?)
     }
 
     async fn registered_service_uri(&self, account: Address) -> Result<Option<String>, BrokerError> {

@@ -96,11 +96,30 @@ abigen!(
         function isActiveTranscoder(address _transcoder) view returns (bool)
         function isRegisteredTranscoder(address _transcoder) view returns (bool)
         function getTotalBonded() view returns (uint256)
+        function getDelegatorUnbondingLock(address _delegator, uint256 _unbondingLockId) view returns (uint256 amount, uint256 withdrawRound)
+        function unbondingPeriod() view returns (uint64)
         event Reward(address indexed transcoder, uint256 amount)
         event RewardCallerSet(address indexed transcoder, address indexed rewardCaller)
         event TranscoderUpdate(address indexed transcoder, uint256 rewardCut, uint256 feeShare)
         event TranscoderActivated(address indexed transcoder, uint256 activationRound)
         event TranscoderDeactivated(address indexed transcoder, uint256 deactivationRound)
+    ]"#
+);
+
+abigen!(
+    Minter,
+    r#"[
+        function inflation() view returns (uint256)
+        function inflationChange() view returns (uint256)
+        function targetBondingRate() view returns (uint256)
+        function getGlobalTotalSupply() view returns (uint256)
+    ]"#
+);
+
+abigen!(
+    LivepeerToken,
+    r#"[
+        function balanceOf(address account) view returns (uint256)
     ]"#
 );
 

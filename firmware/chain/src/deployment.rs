@@ -78,7 +78,7 @@ pub fn contract_id(name: &str) -> [u8; 32] {
     keccak256(name.as_bytes()).0
 }
 
-fn lookup(controller: Address, name: &str) -> (&'static str, serde_json::Value) {
+pub(crate) fn lookup(controller: Address, name: &str) -> (&'static str, serde_json::Value) {
     ask::view(controller, GetContractCall { id: contract_id(name) }, ask::latest())
 }
 

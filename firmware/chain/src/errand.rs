@@ -149,7 +149,8 @@ fn neighbours(members: &[(H160, U256)], own: H160) -> (H160, H160) {
     (at(after.checked_sub(1)), at(Some(after)))
 }
 
-async fn pool(rpc: &Rpc, contracts: &Deployment) -> Result<Vec<H160>, ChainError> {
+/// The members of the pool, the largest stake first.
+pub(crate) async fn pool(rpc: &Rpc, contracts: &Deployment) -> Result<Vec<H160>, ChainError> {
     let bonding = contracts.bonding_manager;
     let mut answers = rpc
         .batch(&[

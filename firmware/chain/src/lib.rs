@@ -19,9 +19,10 @@ mod redemption;
 pub mod revert;
 pub mod rpc;
 
-pub use broker::{Clock, EthBroker};
+pub use broker::{Clock, EthBroker, GasBounds, inquiry};
 pub use config::{ARBITRUM_CONTROLLER, ARBITRUM_ONE, ChainConfig, ConfigError, Endpoint, ParseEndpointError};
 pub use deployment::{Deployment, contract_id};
 pub use error::ChainError;
 pub use payout::{claimable_reserve, payout};
 pub use redemption::redeem_calldata;
+pub use rpc::EndpointHealth;

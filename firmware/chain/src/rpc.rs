@@ -39,6 +39,21 @@ struct Known {
     endpoint: Endpoint,
     /// Has it shown the right chain id since it last failed?
     verified: AtomicBool,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// How an endpoint fares, since start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointHealth {
+    /// Where it is, without its token.
+    pub endpoint: String,
+    /// HTTP requests sent to it.
+    pub requests: u64,
+    /// Those that brought no usable answer.
+    pub failures: u64,
+    /// Is it the one asked first?
+    pub preferred: bool,
 }
 
 impl std::fmt::Debug for Rpc {
@@ -78,7 +93,12 @@ impl Rpc {
         }
         let endpoints = endpoints
             .into_iter()
-            .map(|endpoint| Known { endpoint, verified: AtomicBool::new(chain_id.is_none()) })
+            .map(|endpoint| Known {
+                endpoint,
+                verified: AtomicBool::new(chain_id.is_none()),
+                requests: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            })
             .collect();
         Ok(Self(Arc::new(Inner {
             endpoints,
@@ -94,6 +114,19 @@ impl Rpc {
     #[must_use]
     pub fn endpoints(&self) -> usize {
         self.0.endpoints.len()
+    }
+
+    /// How the endpoints fare, in the order of the configuration.
+    #[must_use]
+    pub fn health(&self) -> Vec<EndpointHealth> {
+        let current = self.0.current.load(Ordering::Relaxed);
+        let of = |(index, known): (usize, &Known)| EndpointHealth {
+            endpoint: known.endpoint.to_string(),
+            requests: known.requests.load(Ordering::Relaxed),
+            failures: known.failures.load(Ordering::Relaxed),
+            preferred: index == current,
+        };
+        self.0.endpoints.iter().enumerate().map(of).collect()
     }
 
     /// One call, answered.
@@ -197,13 +230,21 @@ impl Rpc {
             many => Value::from(many.to_vec()).to_string(),
         };
         let fault = |fault| RpcError::transport(&known.endpoint, fault);
-        let exchange = self.0.http.post(known.endpoint.uri(), Bytes::from(body), MAX_ANSWER);
-        let answer = tokio::time::timeout(self.0.timeout, exchange)
-            .await
-            .map_err(|_| fault(TransportFault::Timeout(self.0.timeout)))?
-            .map_err(fault)?;
-        let answer: Value = serde_json::from_slice(&answer).map_err(|_| fault(TransportFault::Shape))?;
-        sort_answers(answer, calls, base).ok_or_else(|| fault(TransportFault::Shape))
+        let exchange = async {
+            let exchange = self.0.http.post(known.endpoint.uri(), Bytes::from(body), MAX_ANSWER);
+            let answer = tokio::time::timeout(self.0.timeout, exchange)
+                .await
+                .map_err(|_| fault(TransportFault::Timeout(self.0.timeout)))?
+                .map_err(fault)?;
+            let answer: Value = serde_json::from_slice(&answer).map_err(|_| fault(TransportFault::Shape))?;
+            sort_answers(answer, calls, base).ok_or_else(|| fault(TransportFault::Shape))
+        };
+        known.requests.fetch_add(1, Ordering::Relaxed);
+        let answers = exchange.await;
+        if answers.is_err() {
+            known.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        answers
     }
 }
 

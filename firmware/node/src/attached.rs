@@ -44,7 +44,7 @@ pub(crate) async fn run(
     let throttle = Throttle { pool: pool.clone(), parallel, cgroups };
     let (tell, board) = watch::channel(Board::default());
     look_after(&mut tasks, &config, &state_dir, throttle, tell, &heartbeats, &workers);
-    let most = pool.capacity().total;
+    let most = config.serve.max_sessions.at_most(pool.capacity().total);
     let outbound = Outbound::new(&transcoder, transcoder.capacity.unwrap_or(most).min(most));
     let meters = Arc::new(Meters::default());
     let ready = CancellationToken::new();
@@ -120,14 +120,14 @@ struct Counted {
 impl Transcoder for Counted {
     async fn transcode(&self, session: &str, request: TranscodeRequest) -> Result<Transcoded, TranscodeError> {
         let content = request.origin.duration;
-        self.meters.received(request.segment.len());
+        self.meters.received(request.segment.len(), content);
         let done = self.pool.transcode(session, request).await;
         match &done {
             Ok(done) => {
                 let bytes_out = done.renditions.iter().map(|output| output.rendition.bytes).sum();
-                self.meters.transcoded(content, done.took, done.encoded_pixels(), bytes_out);
+                self.meters.transcoded(content, done.took, done.took, done.encoded_pixels(), bytes_out);
             }
-            Err(_) => self.meters.failed(),
+            Err(error) => self.meters.failed(error.kind()),
         }
         done
     }

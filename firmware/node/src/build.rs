@@ -180,7 +180,7 @@ pub(crate) fn pool(config: &Config, state_dir: &Path) -> Result<Workshop, NodeEr
         state_dir: Some(state_dir.to_owned()),
         launch: launch.clone(),
     });
-    let mut plan = PoolConfig::new(launch, config.serve.max_sessions.at_most(sessions_by_memory()), threads);
+    let mut plan = PoolConfig::new(launch, sessions_by_memory(), threads);
     plan.registry = Some(registry);
     plan.engines = Some(Arc::new(engines));
     plan.idle = workers.idle;
@@ -239,6 +239,10 @@ pub(crate) fn workers_status(pool: &Pool) -> impl Fn(&mut NodeStatus) + Send + u
             alive: count(status.ready + status.busy),
             busy: count(status.busy),
             lost: status.lost,
+            recycled: status.recycled,
+            waiting: count(status.waiting),
+            dropped: status.dropped,
+            turned_away: status.turned_away,
             engine: proved.as_ref().map(|ready| ready.engine.clone()).unwrap_or_default(),
             engines: engines.as_ref().map(|engines| engines.status()).unwrap_or_default(),
             probe_age_s: proved_at.map(|since| since.elapsed().as_secs()),

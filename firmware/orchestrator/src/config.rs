@@ -145,6 +145,15 @@ impl MaxSessions {
 }
 
 impl MaxSessions {
+    /// Checks the range.
+    ///
+    /// # Errors
+    /// [`ConfigError`] saying what it must be.
+    pub fn check(self) -> Result<(), ConfigError> {
+        let (key, value, min, max) = ("max_sessions", self.checked(), 1, 1000);
+        if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError::Range { key, value, min, max }) }
+    }
+
     /// A number for the check of ranges; `auto` is always in it.
     fn checked(self) -> u64 {
         match self {

@@ -1,7 +1,7 @@
 //! The orchestrator: the parts every request shares, and the tidying that goes on beside them.
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use livepeer::broker::Broker;
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::load::{self, Claim, Load};
 use crate::admission::{LogLimit, UploadMemory};
-use crate::config::{Config, ServiceUri};
+use crate::config::{Config, ConfigError, MaxSessions, ServiceUri};
 use crate::outbound::Outbound;
 use crate::payment::Till;
 use crate::pool::Transcoder;
@@ -75,6 +75,7 @@ pub struct Orchestrator<T, B, S> {
     pub(crate) outbound: Outbound,
     pub(crate) webhook: Option<Webhook>,
     draining: AtomicBool,
+    max_sessions: RwLock<MaxSessions>,
     conditions: Mutex<BTreeMap<&'static str, String>>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) renditions: RenditionStore,
@@ -103,6 +104,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             outbound: Outbound::new(&config.outbound),
             webhook: config.auth_webhook.clone().map(|url| Webhook::new(url.0)),
             draining: AtomicBool::new(false),
+            max_sessions: RwLock::new(config.max_sessions),
             conditions: Mutex::default(),
             log_limit: LogLimit::default(),
             meters: Meters::default(),
@@ -188,7 +190,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
 
     /// Sessions at the same time: what the operator allows, and what the workers can carry.
     pub(crate) fn max_sessions(&self) -> usize {
-        self.config.max_sessions.at_most(self.transcoder.capacity().total)
+        self.max_sessions_allowed().at_most(self.transcoder.capacity().total)
     }
 
     /// The same for a newcomer of whom nothing is known yet: none while the box carries what it can.
@@ -225,6 +227,37 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             offered.insert(Capability::StorageGcs);
         }
         offered
+    }
+}
+
+impl<T, B, S> Orchestrator<T, B, S> {
+    /// Sessions at the same time that the operator allows.
+    #[must_use]
+    pub fn max_sessions_allowed(&self) -> MaxSessions {
+        *self.max_sessions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Allows so many sessions until the node ends; sessions that run go on.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is out of range.
+    pub fn allow_sessions(&self, most: MaxSessions) -> Result<(), ConfigError> {
+        most.check()?;
+        *self.max_sessions.write().unwrap_or_else(PoisonError::into_inner) = most;
+        tracing::info!(?most, "sessions allowed were set");
+        Ok(())
+    }
+
+    /// What is counted of the work.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    /// Where gateways pay; none off-chain.
+    #[must_use]
+    pub fn till(&self) -> Option<&Till<B, S>> {
+        self.till.as_ref()
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! *Source:* livepeer-wire §4.2, §5.3 to §5.5.
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,7 +16,7 @@ use ledger::{Account, Ledger, LedgerError, ReceiveError, ReceiveRequest};
 use livepeer::address::Address;
 use livepeer::broker::{Broker, BrokerError, ChainHead, FaultClass, SenderInfo};
 use livepeer::credentials::AuthTokenError;
-use livepeer::params::{MAX_NONCES, TicketParams};
+use livepeer::params::{MAX_NONCES, TicketParams, max_float};
 use livepeer::price::PricePerPixel;
 use livepeer::recipient_rand::RecipientSecret;
 use livepeer::ticket::{OpenBatch, TicketBatch, TicketError};
@@ -40,9 +40,11 @@ use crate::server::Peer;
 use crate::session::Session;
 use crate::sign::Signer;
 
+mod gateways;
 mod pinned;
 pub(crate) mod refresh;
 
+use self::gateways::Gateways;
 use self::pinned::Pinned;
 
 /// The oldest view of the chain on which offers are made and tickets taken: our credit clock when no endpoint
@@ -172,8 +174,9 @@ pub struct Till<B, S> {
     pub(crate) ledger: Ledger,
     secret: RecipientSecret,
     recipient: Address,
-    pub(crate) config: PaymentConfig,
+    config: RwLock<Arc<PaymentConfig>>,
     pub(crate) prices: Prices,
+    gateways: Gateways,
     pub(crate) redeemer: watch::Receiver<RedeemerReport>,
     /// Prices of streams that pay by manifest.
     pub(crate) pinned: Pinned,
@@ -198,14 +201,33 @@ impl<B, S> Till<B, S> {
     pub fn new(parts: TillParts<B, S>) -> Self {
         let TillParts { broker, signer, ledger, secret, recipient, config, feed, redeemer } = parts;
         let prices = Prices::new(&config, feed);
-        let (pinned, standings) = (Pinned::default(), Mutex::default());
-        Self { broker, signer, ledger, secret, recipient, config, prices, redeemer, pinned, standings }
+        let (pinned, standings, gateways) = (Pinned::default(), Mutex::default(), Gateways::default());
+        let config = RwLock::new(Arc::new(config));
+        Self { broker, signer, ledger, secret, recipient, config, prices, gateways, redeemer, pinned, standings }
     }
 
     /// Who is paid.
     #[must_use]
     pub fn recipient(&self) -> Address {
         self.recipient
+    }
+
+    /// The prices asked.
+    #[must_use]
+    pub fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
+    /// Bounds the face value of tickets asked for from now on, until the node ends; zero for no bound.
+    pub fn set_max_face_value(&self, most: Wei) {
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        *config = Arc::new(PaymentConfig { max_face_value_wei: most, ..(**config).clone() });
+        drop(config);
+        tracing::info!(max_face_value_wei = %most, "the bound of the face value was set");
+    }
+
+    fn config(&self) -> Arc<PaymentConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -228,7 +250,9 @@ impl<B: Broker, S: Signer> Till<B, S> {
             Some(price) => Asked::Settled(price),
             None => Asked::Today(self.prices.of(sender).map_err(PricingError::from)?),
         };
-        let terms = pricing::terms(&self.config, &head, sender, &standing, exposed, asked, &mut rng)?;
+        let terms = pricing::terms(&self.config(), &head, sender, &standing, exposed, asked, &mut rng)?;
+        let float = max_float(standing.claimable_reserve, standing.deposit, exposed);
+        self.gateways.offered(sender, terms.face_value, float);
         Ok((terms.price, pricing::offer(&self.secret, self.recipient, &terms)))
     }
 
@@ -319,12 +343,13 @@ impl<B: Broker, S: Signer> Till<B, S> {
             })
         });
         let receipt = receipt.await.map_err(|error| PaymentError::Ledger(error.to_string()))??;
+        self.gateways.paid(sender, receipt.accepted, receipt.credited, receipt.won.len());
         receipt.error.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Is there credit for one ticket's worth of work?
     pub(crate) async fn covers_ticket(&self, account: &Account) -> Result<bool, PaymentError> {
-        let (account, worth) = (account.clone(), self.config.ticket_ev_wei);
+        let (account, worth) = (account.clone(), self.config().ticket_ev_wei);
         self.book(move |ledger| ledger.balance(&account)).await.map(|balance| balance.covers(worth))
     }
 
@@ -381,8 +406,10 @@ impl<B: Broker, S: Signer> Till<B, S> {
 
     /// Adds money, chain and their alarms to a status.
     pub(crate) async fn report(&self, now: Timestamp, status: &mut NodeStatus) {
-        let books = self.book(|ledger| Ok((ledger.totals(), ledger.pending(), ledger.failure()))).await;
-        if let Ok((totals, pending, failure)) = books {
+        let submitted = |ledger: &Ledger| u64::try_from(ledger.submitted().len()).unwrap_or(u64::MAX);
+        let books =
+            self.book(move |ledger| Ok((ledger.totals(), ledger.pending(), submitted(ledger), ledger.failure())));
+        if let Ok((totals, pending, submitted, failure)) = books.await {
             status.money = Money {
                 tickets_received: totals.tickets_received,
                 received_ev_wei: totals.received.to_string(),
@@ -392,9 +419,11 @@ impl<B: Broker, S: Signer> Till<B, S> {
                 paid_wei: totals.paid.to_string(),
                 redemption_failures: totals.redemption_failures,
                 tickets_pending: pending.tickets,
+                tickets_submitted: submitted,
                 pending_wei: pending.face_value.to_string(),
                 tickets_abandoned: totals.tickets_abandoned,
                 payment_errors: Default::default(),
+                gateways: self.gateways.told(),
             };
             if let Some(text) = failure {
                 let id = if text.contains("disk full") { "DISK-FULL" } else { "FS-RO" }.to_owned();
@@ -409,10 +438,11 @@ impl<B: Broker, S: Signer> Till<B, S> {
                 ("PRICE-FEED".to_owned(), if self.prices.feed().answer.is_some() { "warn" } else { "crit" });
             status.alarms.push(Alarm { id, severity: severity.to_owned(), instance: String::new(), text });
         }
-        status.alarms.extend(alarms(&redeemer, head.as_ref(), self.config.redeem_gas, now));
+        status.alarms.extend(alarms(&redeemer, head.as_ref(), self.config().redeem_gas, now));
         let seen = head.as_ref();
         status.chain = Some(Chain {
             l1_block: seen.map_or(0, |head| head.l1_block.0),
+            l2_block: seen.map_or(0, |head| head.l2_block.0),
             round: seen.map_or(0, |head| head.round.0),
             round_initialized: seen.is_some_and(|head| head.round == head.last_initialized_round),
             active: seen.is_some_and(|head| head.recipient_active),
@@ -421,23 +451,25 @@ impl<B: Broker, S: Signer> Till<B, S> {
             hot_account: self.signer.account().to_string(),
             hot_balance_wei: redeemer.hot_balance.map(|balance| balance.to_string()).unwrap_or_default(),
             gas_price_wei: seen.map(|head| head.gas_price.to_string()).unwrap_or_default(),
+            reward_call_errors: redeemer.reward_call_errors,
         });
     }
 
     /// What is asked now, for people.
     fn prices_now(&self, head: Option<&ChainHead>) -> service::status::Prices {
+        let config = self.config();
         let asked = |gateway: Address| {
             let today = self.prices.of(gateway).ok()?;
-            let overhead = head.filter(|_| self.config.auto_adjust_price && !today.base.is_free()).and_then(|head| {
-                let economics = pricing::economics(&self.config, head);
+            let overhead = head.filter(|_| config.auto_adjust_price && !today.base.is_free()).and_then(|head| {
+                let economics = pricing::economics(&config, head);
                 let face_value = economics.face_value(Wei(primitive_types::U256::MAX)).ok()?;
                 pricing::adjusted(today, economics.tx_cost(), face_value).ok()
             });
             Some((today, overhead.unwrap_or(today.base)))
         };
         let usual = asked(Address::NULL);
-        let own =
-            self.prices.gateways().filter_map(|gateway| Some((gateway.to_string(), asked(gateway)?.1.to_string())));
+        let gateways = self.prices.gateways().into_iter();
+        let own = gateways.filter_map(|gateway| Some((gateway.to_string(), asked(gateway)?.1.to_string())));
         service::status::Prices {
             asked: usual.map(|(_, asked)| asked.to_string()).unwrap_or_default(),
             base: usual.map(|(today, _)| today.base.to_string()).unwrap_or_default(),
@@ -454,7 +486,7 @@ impl<B: Broker, S: Signer> Till<B, S> {
         }
         let today = self.prices.of(sender).ok()?;
         let adjusted = || pricing::adjusted(today, Wei::ZERO, Wei::ZERO).unwrap_or(today.base);
-        Some(if self.config.auto_adjust_price { adjusted() } else { today.base })
+        Some(if self.config().auto_adjust_price { adjusted() } else { today.base })
     }
 }
 

@@ -171,6 +171,22 @@ pub enum TranscodeError {
     Nobody(#[from] crate::remote::registry::Nobody),
 }
 
+impl TranscodeError {
+    /// A word for counting.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Job(_) => "stream",
+            Self::WorkerLost { .. } => "worker-lost",
+            Self::Busy => "busy",
+            Self::Timeout => "timeout",
+            Self::Unfit { .. } => "unfit",
+            Self::Stopped => "stopped",
+            Self::Nobody(_) => "nobody",
+        }
+    }
+}
+
 /// Room in the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capacity {
@@ -281,6 +297,8 @@ pub struct PoolStatus {
     pub busy: usize,
     /// Sessions that hold a worker.
     pub sessions: usize,
+    /// Segments that wait.
+    pub waiting: usize,
     /// Segments transcoded.
     pub done: u64,
     /// Segments that failed by the stream's fault.

@@ -6,7 +6,7 @@
 //!
 //! *Source:* livepeer-wire §5.4.
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use livepeer::address::Address;
@@ -39,27 +39,48 @@ pub struct FeedReport {
     pub fault: Option<String>,
 }
 
+/// Gateways with a price of their own, at most.
+const MAX_GATEWAYS: usize = 10_000;
+
 /// The operator's prices.
 #[derive(Debug)]
 pub struct Prices {
-    default: QuotedPrice,
-    per_gateway: BTreeMap<Address, QuotedPrice>,
-    ceiling: Option<QuotedPrice>,
-    pixels: u64,
+    book: RwLock<Book>,
+    ceiling: Option<Quoted>,
     feed: watch::Receiver<FeedReport>,
+}
+
+/// A price of so many pixels.
+type Quoted = (QuotedPrice, u64);
+
+#[derive(Debug)]
+struct Book {
+    default: Quoted,
+    per_gateway: BTreeMap<Address, Quoted>,
+}
+
+/// Why a price was not set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetPriceError {
+    /// It is none in wei today.
+    #[error(transparent)]
+    Quote(#[from] QuoteError),
+    /// It is above the most that may be asked.
+    #[error("the price is above max_price_per_pixel, which is {0} today")]
+    Ceiling(PricePerPixel),
+    /// There are too many prices of single gateways.
+    #[error("{MAX_GATEWAYS} gateways have a price of their own already")]
+    TooMany,
 }
 
 impl Prices {
     /// The configured prices, with what the feed tells.
     #[must_use]
     pub fn new(config: &PaymentConfig, feed: watch::Receiver<FeedReport>) -> Self {
-        Self {
-            default: config.price_per_pixel.clone(),
-            per_gateway: config.price_per_gateway.clone(),
-            ceiling: config.max_price_per_pixel.clone(),
-            pixels: config.pixels_per_unit,
-            feed,
-        }
+        let quoted = |price: &QuotedPrice| (price.clone(), config.pixels_per_unit);
+        let per_gateway = config.price_per_gateway.iter().map(|(gateway, price)| (*gateway, quoted(price))).collect();
+        let book = Book { default: quoted(&config.price_per_pixel), per_gateway };
+        Self { book: RwLock::new(book), ceiling: config.max_price_per_pixel.as_ref().map(quoted), feed }
     }
 
     /// The price of a pixel for a gateway before any overhead, and the most that may be asked.
@@ -67,14 +88,45 @@ impl Prices {
     /// # Errors
     /// [`QuoteError`] when a price is in a currency whose value is not known now.
     pub fn of(&self, gateway: Address) -> Result<Today, QuoteError> {
-        let base = self.in_wei(self.per_gateway.get(&gateway).unwrap_or(&self.default))?;
-        let ceiling = self.ceiling.as_ref().map(|ceiling| self.in_wei(ceiling)).transpose()?;
+        let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
+        let base = self.in_wei(book.per_gateway.get(&gateway).unwrap_or(&book.default))?;
+        let ceiling = self.ceiling()?;
         Ok(Today { base: Today { base, ceiling }.capped(base), ceiling })
     }
 
+    /// Sets the price of a gateway, or of all that have none of their own, until the node ends. Sessions that run keep
+    /// theirs.
+    ///
+    /// # Errors
+    /// [`SetPriceError`]; then nothing changed.
+    pub fn set(&self, gateway: Option<Address>, price: QuotedPrice, pixels: u64) -> Result<(), SetPriceError> {
+        let quoted = (price, pixels);
+        let today = self.in_wei(&quoted)?;
+        if let Some(ceiling) = self.ceiling()?.filter(|ceiling| !at_least(*ceiling, today)) {
+            return Err(SetPriceError::Ceiling(ceiling));
+        }
+        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+        match gateway {
+            None => book.default = quoted,
+            Some(gateway) if book.per_gateway.len() < MAX_GATEWAYS || book.per_gateway.contains_key(&gateway) => {
+                book.per_gateway.insert(gateway, quoted);
+            }
+            Some(_) => return Err(SetPriceError::TooMany),
+        }
+        drop(book);
+        let whom = gateway.map_or_else(|| "all others".to_owned(), |gateway| gateway.to_string());
+        tracing::info!(gateway = whom, price = %today, "price was set");
+        Ok(())
+    }
+
     /// Gateways with a price of their own.
-    pub fn gateways(&self) -> impl Iterator<Item = Address> + '_ {
-        self.per_gateway.keys().copied()
+    #[must_use]
+    pub fn gateways(&self) -> Vec<Address> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner).per_gateway.keys().copied().collect()
+    }
+
+    fn ceiling(&self) -> Result<Option<PricePerPixel>, QuoteError> {
+        self.ceiling.as_ref().map(|ceiling| self.in_wei(ceiling)).transpose()
     }
 
     /// What the feed last told.
@@ -83,9 +135,9 @@ impl Prices {
         self.feed.borrow().clone()
     }
 
-    fn in_wei(&self, price: &QuotedPrice) -> Result<PricePerPixel, QuoteError> {
+    fn in_wei(&self, (price, pixels): &Quoted) -> Result<PricePerPixel, QuoteError> {
         let feed = self.feed.borrow();
-        price.per_pixel(self.pixels, feed.answer.as_ref().map(|answer| &answer.price))
+        price.per_pixel(*pixels, feed.answer.as_ref().map(|answer| &answer.price))
     }
 }
 
@@ -218,6 +270,22 @@ mod tests {
         assert_eq!(prices.of(Address::NULL).unwrap().base, PricePerPixel::new(1200, 1).unwrap());
         assert_eq!(prices.of(friend).unwrap().base, PricePerPixel::new(1, 2).unwrap());
         assert!(!need_feed(&config));
+    }
+
+    #[test]
+    fn a_price_that_is_set_holds_below_the_ceiling_only() {
+        let config = PaymentConfig { max_price_per_pixel: Some("2000".parse().unwrap()), ..PaymentConfig::default() };
+        let prices = prices(&config, FeedReport::default());
+        let friend = Address::from_bytes(&[7; 20]).unwrap();
+        let base = |who: Address| prices.of(who).unwrap().base.parts();
+        prices.set(Some(friend), "7".parse().unwrap(), 2).unwrap();
+        assert_eq!((base(friend), base(Address::NULL)), ((7, 2), (1200, 1)));
+        prices.set(None, "1300".parse().unwrap(), 1).unwrap();
+        assert_eq!((base(friend), base(Address::NULL)), ((7, 2), (1300, 1)));
+        let told = |text: &str| prices.set(None, text.parse().unwrap(), 1).unwrap_err().to_string();
+        assert_eq!(told("2001"), "the price is above max_price_per_pixel, which is 2000 wei per pixel today");
+        assert!(told("1USD").contains("no price of ether in USD is known now"));
+        assert_eq!(base(Address::NULL), (1300, 1));
     }
 
     #[test]

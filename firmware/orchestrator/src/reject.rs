@@ -189,6 +189,18 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// A word for counting.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Busy(_) => "busy",
+            Self::Store(_) => "store",
+            Self::Transcode(error) => error.kind(),
+            Self::Sign(_) => "sign",
+            Self::Internal(_) => "internal",
+        }
+    }
+
     /// Detail for our log, when the text does not say it all.
     #[must_use]
     pub fn detail(&self) -> String {

@@ -145,7 +145,7 @@ async fn accept<T: Transcoder, B: Broker, S: Signer>(
     if hash.as_bytes() != meta.hash {
         return Err(Rejection::Hash);
     }
-    node.meters.received(segment.len());
+    node.meters.received(segment.len(), Duration::from_millis(meta.duration_ms.into()));
     entered.establish();
     if let Some(claim) = &claim {
         claim.keep();
@@ -163,7 +163,7 @@ async fn complete<T: Transcoder, B: Broker, S: Signer>(
     let result = match renditions(node, accepted).await {
         Ok(data) => net::transcode_result::Result::Data(data),
         Err(failure) => {
-            node.meters.failed();
+            node.meters.failed(failure.kind());
             if let Some(suppressed) = node.log_limit.allow(peer.0.ip()) {
                 let detail = failure.detail();
                 tracing::warn!(session, seq, reason = %failure, detail, suppressed, "segment failed");
@@ -212,7 +212,7 @@ async fn renditions<T: Transcoder, B: Broker, S: Signer>(
     let bytes_out = transcoded.renditions.iter().map(|output| output.rendition.bytes).sum();
     let content = Duration::from_millis(meta.duration_ms.into());
     let pixels = transcoded.encoded_pixels();
-    node.meters.transcoded(content, uploaded.elapsed(), pixels, bytes_out);
+    node.meters.transcoded(content, transcoded.took, uploaded.elapsed(), pixels, bytes_out);
     let took_ms = u64::try_from(uploaded.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(session = session.id(), seq = meta.seq, pixels = pixels.0, took_ms, "segment transcoded");
     Ok(net::TranscodeData { segments, sig })

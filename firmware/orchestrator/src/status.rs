@@ -18,6 +18,10 @@ use crate::pool::Transcoder;
 use crate::reject::Rejection;
 use crate::sign::Signer;
 
+pub mod measures;
+
+use self::measures::Measures;
+
 /// How often the status is put together.
 const REFRESH: Duration = Duration::from_secs(1);
 /// Segments that percentiles are taken over.
@@ -27,6 +31,8 @@ const RECENT: usize = 256;
 #[derive(Debug, Default)]
 pub struct Meters {
     inner: Mutex<Inner>,
+    /// How long work takes.
+    pub measures: Measures,
 }
 
 #[derive(Debug, Default)]
@@ -38,8 +44,9 @@ struct Inner {
 }
 
 impl Meters {
-    /// A segment was transcoded.
-    pub fn transcoded(&self, content: Duration, latency: Duration, pixels: Pixels, bytes_out: u64) {
+    /// A segment was transcoded: by the transcoder in so long, from its last byte to its result in so long.
+    pub fn transcoded(&self, content: Duration, took: Duration, latency: Duration, pixels: Pixels, bytes_out: u64) {
+        self.measures.transcoded(content, took, latency);
         let mut inner = self.lock();
         inner.segments.ok += 1;
         inner.segments.pixels = inner.segments.pixels.saturating_add(pixels.0);
@@ -51,13 +58,16 @@ impl Meters {
         inner.recent.push_back((ratio, latency));
     }
 
-    /// An accepted segment failed.
-    pub fn failed(&self) {
-        self.lock().segments.failed += 1;
+    /// An accepted segment failed, for a reason of few words.
+    pub fn failed(&self, reason: &'static str) {
+        let mut inner = self.lock();
+        inner.segments.failed += 1;
+        *inner.segments.failures.entry(reason.to_owned()).or_default() += 1;
     }
 
     /// An upload came in whole.
-    pub fn received(&self, bytes: u64) {
+    pub fn received(&self, bytes: u64, content: Duration) {
+        self.measures.received(content);
         let mut inner = self.lock();
         inner.segments.bytes_in = inner.segments.bytes_in.saturating_add(bytes);
     }
@@ -170,7 +180,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
 impl<T: Transcoder, B, S> Orchestrator<T, B, S> {
     /// Sessions that the box carries in all: those it has, and as many more like them as fit.
     fn carries(&self) -> usize {
-        let most = self.config.max_sessions.at_most(self.transcoder.capacity().total);
+        let most = self.max_sessions_allowed().at_most(self.transcoder.capacity().total);
         let fit = self.transcoder.load().map_or(most, |load| load.figures().sessions_that_fit(load::usual_ladder()));
         most.min(fit.saturating_add(self.remotes.capacity().0))
     }
@@ -198,20 +208,25 @@ pub fn worker_alarms(workers: &Workers) -> Vec<service::status::Alarm> {
 mod tests {
     use super::*;
 
+    fn done(meters: &Meters, ms: u64, pixels: u64, bytes: u64) {
+        let took = Duration::from_millis(ms);
+        meters.transcoded(Duration::from_secs(2), took, took, Pixels(pixels), bytes);
+    }
+
     #[test]
     fn percentiles_are_of_the_newest_segments() {
         let meters = Meters::default();
         for _ in 0..RECENT {
-            meters.transcoded(Duration::from_secs(2), Duration::from_secs(20), Pixels(1), 1);
+            done(&meters, 20_000, 1, 1);
         }
         for ms in 1..=100 {
-            meters.transcoded(Duration::from_secs(2), Duration::from_millis(ms * 10), Pixels(10), 1);
+            done(&meters, ms * 10, 10, 1);
         }
         let segments = meters.segments();
         assert_eq!((segments.ok, segments.pixels), (356, 1256));
         assert_eq!(segments.latency_ms_p95, 20_000);
         for ms in 0..RECENT as u64 {
-            meters.transcoded(Duration::from_secs(2), Duration::from_millis(100 + ms % 2), Pixels(0), 0);
+            done(&meters, 100 + ms % 2, 0, 0);
         }
         let segments = meters.segments();
         assert_eq!((segments.latency_ms_p50, segments.latency_ms_p95), (100, 101));

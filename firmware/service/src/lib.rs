@@ -18,7 +18,7 @@ pub use causes::with_causes;
 pub use credentials::{CredentialError, Secret, given_secret, secret_file};
 pub use crypto::init_crypto;
 pub use exit::{Exit, ExitReason};
-pub use journal::init_journal;
+pub use journal::{LogFilterError, init_journal, log_filter, set_log_filter};
 pub use mutual_tls::{MutualTls, TlsError};
 pub use notify::{Heartbeat, Heartbeats, notify_ready, notify_status, notify_stopping};
 pub use peer_tls::{tls_client, tls_to_peer};

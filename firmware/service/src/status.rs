@@ -190,6 +190,8 @@ pub struct Segments {
     pub ok: u64,
     /// Failed after they were accepted.
     pub failed: u64,
+    /// The same, by reason.
+    pub failures: std::collections::BTreeMap<String, u64>,
     /// Tried again on another worker.
     pub retried: u64,
     /// Encoded pixels.
@@ -218,6 +220,14 @@ pub struct Workers {
     pub busy: u32,
     /// Died without being asked to, since start.
     pub lost: u64,
+    /// Replaced as a precaution, since start.
+    pub recycled: u64,
+    /// Segments that wait for one now.
+    pub waiting: u32,
+    /// Segments dropped while they waited, since they could not be done in time any more, since start.
+    pub dropped: u64,
+    /// Segments turned away since too many waited, since start.
+    pub turned_away: u64,
     /// What they encode with.
     pub engine: String,
     /// All engines, best first.
@@ -273,12 +283,34 @@ pub struct Money {
     pub redemption_failures: u64,
     /// Winners not yet redeemed.
     pub tickets_pending: u64,
+    /// Those of them whose redemption is on its way.
+    pub tickets_submitted: u64,
     /// Their face value.
     pub pending_wei: String,
     /// Winners given up, which is money lost.
     pub tickets_abandoned: u64,
     /// Payments refused since start, by reason.
     pub payment_errors: std::collections::BTreeMap<String, u64>,
+    /// Gateways that paid since start: so many of them singly, the others together under `other`.
+    pub gateways: Vec<GatewayMoney>,
+}
+
+/// What a gateway paid since start, and what it was last offered; amounts in wei as decimal text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GatewayMoney {
+    /// Its account, or `other`.
+    pub address: String,
+    /// Tickets that earned credit.
+    pub tickets: u64,
+    /// Their expected value.
+    pub value_wei: String,
+    /// Winning tickets.
+    pub winners: u64,
+    /// Face value of the tickets it was last asked for; empty for `other`.
+    pub face_value_wei: String,
+    /// The most we could redeem of it at that time; empty for `other`.
+    pub max_float_wei: String,
 }
 
 /// What work costs now, in wei per pixel as text.
@@ -304,6 +336,8 @@ pub struct Prices {
 pub struct Chain {
     /// L1 block the contracts see.
     pub l1_block: u64,
+    /// Block of the chain we transact on.
+    pub l2_block: u64,
     /// Current round.
     pub round: u64,
     /// Is it initialised?
@@ -320,6 +354,8 @@ pub struct Chain {
     pub hot_balance_wei: String,
     /// Base price of gas, in wei as decimal text.
     pub gas_price_wei: String,
+    /// Calls of the reward that failed, since start.
+    pub reward_call_errors: u64,
 }
 
 /// Something a person or the fleet should know.

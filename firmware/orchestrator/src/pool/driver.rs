@@ -545,6 +545,7 @@ impl Driver {
         self.status.ready = count(|phase| matches!(phase, Phase::Ready));
         self.status.busy = count(|phase| matches!(phase, Phase::Busy { .. } | Phase::Draining { .. }));
         self.status.sessions = self.sessions.len();
+        self.status.waiting = self.schedule.waiting().count();
         self.publish.send_if_modified(|status| {
             let changed = *status != self.status;
             if changed {

@@ -285,7 +285,10 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
 
     fn errand_wrong(&mut self, errand: Errand, reason: String) {
         if matches!(errand, Errand::Reward(_)) {
-            self.report.send_modify(|report| report.reward.missing = Some(reason));
+            self.report.send_modify(|report| {
+                report.reward.missing = Some(reason);
+                report.reward_call_errors = report.reward_call_errors.saturating_add(1);
+            });
         }
     }
 

@@ -34,6 +34,8 @@ pub struct RedeemerReport {
     pub short_paid: u64,
     /// How the round's reward stands.
     pub reward: RewardReport,
+    /// Calls of the reward that failed, since start.
+    pub reward_call_errors: u64,
 }
 
 /// The alarms that follow, by the ids of the fleet's event table.
