@@ -28,10 +28,12 @@ only rumqttc millrace-fleet millrace-controller
 only rusqlite millrace-controller
 only landlock sandbox
 only seccompiler sandbox
-only axum orchestrator millrace-controller
+only axum orchestrator millrace-controller millrace-node
+only prometheus orchestrator millrace-node
 only transcoder millrace-node
 only nvml-wrapper millrace-hal
 only srt-tokio gateway
+only zstd millrace-update millrace-cli
 
 # never CRATE: nowhere in the whole tree
 tree=$(cargo tree --locked --workspace --prefix none --edges normal,build --target all --format '{p}' | sort -u)
@@ -61,6 +63,7 @@ apart() {
 }
 apart millrace-signer ethers gstreamer sled hyper rumqttc nvml-wrapper
 apart millrace-node gstreamer rumqttc
+apart millrace-update ethers gstreamer sled rumqttc nvml-wrapper
 apart millrace-worker tokio ethers sled hyper rumqttc
 apart gateway gstreamer sled ethers
 apart livepeer tokio ethers gstreamer sled

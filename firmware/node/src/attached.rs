@@ -14,10 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use transcoder::Outbound;
 
+use crate::admin::{self, Admin};
 use crate::build::{self, NodeError};
 use crate::config::Config;
 use crate::hardware::{Board, Throttle};
-use crate::run::{PULSE, Ready, Tasks, early, finish, limited, look_after, until_ready};
+use crate::metrics::Origin;
+use crate::run::{PULSE, Ready, Tasks, answer_operators, early, finish, limited, look_after, until_ready};
 
 /// How often the status is put together.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -34,6 +36,7 @@ pub(crate) async fn run(
     let shutdown = Shutdown::on_signals().map_err(NodeError::Signals)?;
     let state_dir = build::state_dir(state_dir, &config)?;
     let secrets = secrets(&transcoder)?;
+    let admin_port = admin::bind(&config.admin).await?;
     let build::Workshop { pool, driver, parallel, cgroups } = build::pool(&config, &state_dir)?;
 
     let heartbeats = Arc::new(Heartbeats::default());
@@ -56,7 +59,12 @@ pub(crate) async fn run(
         ready: ready.clone(),
         serving: serving.clone(),
     };
-    serve_status(&mut tasks, &config, &state_dir, view, &heartbeats);
+    let status = serve_status(&mut tasks, &config, &state_dir, view, &heartbeats);
+    if let Some(port) = admin_port {
+        let (origin, measures) = (Origin::here("trcr", None), meters.measures.clone());
+        let admin = Admin { status, origin, measures, node: None, chain: None };
+        answer_operators(&mut tasks, admin, port, &workers);
+    }
     let watched = Arc::clone(&heartbeats);
     tasks.spawn("watchdog", async move {
         watched.feed_watchdog().await;
@@ -157,7 +165,7 @@ fn serve_status(
     state_dir: &std::path::Path,
     view: View,
     heartbeats: &Arc<Heartbeats>,
-) {
+) -> watch::Receiver<NodeStatus> {
     let (publish, status) = watch::channel(NodeStatus { mode: "starting".to_owned(), ..NodeStatus::default() });
     let beat = heartbeats.register("status", PULSE);
     tasks.spawn("status", async move {
@@ -169,11 +177,12 @@ fn serve_status(
             beat.beat();
         }
     });
-    let path = build::status_socket(config, state_dir);
+    let (path, seen) = (build::status_socket(config, state_dir), status.clone());
     tasks.spawn("status socket", async move {
         let served = service::status::serve_status(&path, status).await;
         match served.map_err(|source| NodeError::Status { path, source })? {}
     });
+    seen
 }
 
 impl View {
@@ -192,6 +201,7 @@ impl View {
         mode.clone_into(&mut status.mode);
         status.uptime_s = uptime.as_secs();
         "transcoder".clone_into(&mut status.network);
+        "none".clone_into(&mut status.ledger);
         (status.sessions.active, status.sessions.capacity) = (count(active), count(capacity));
         let retried = status.segments.retried;
         status.segments = service::status::Segments { retried, ..self.meters.segments() };

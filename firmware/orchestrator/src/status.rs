@@ -148,6 +148,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
             uptime_s: uptime.as_secs(),
             service_uri: self.service_uri.to_string(),
             network: if self.till.is_some() { "onchain" } else { "offchain" }.to_owned(),
+            ledger: if self.till.is_some() { "open" } else { "none" }.to_owned(),
             sessions: service::status::Sessions {
                 active: count(self.sessions.len()),
                 capacity: count(self.carries()),

@@ -28,8 +28,10 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// Where gateways reach us.
     pub service_uri: String,
-    /// `offchain` or `onchain`.
+    /// `offchain`, `onchain` or `transcoder`.
     pub network: String,
+    /// `open`, `none` where there is nothing to earn, or `waiting` for the signer, before it is opened.
+    pub ledger: String,
     /// Sessions now.
     pub sessions: Sessions,
     /// Segments so far.
