@@ -3,6 +3,7 @@
 # usage: image/build.sh PROFILE [VERSION]
 #   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,dev` or `,test` appended for those forms of it
 #   VERSION   what it calls itself (default: the workspace's version)
+# Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS.
 # Keys come from $MILLRACE_IMAGE_KEYS; without it test keys are made below target/image, and the image says so.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,19 +27,24 @@ say "the tree of our own files"
 tree=$out/tree
 rm -rf "$tree"
 mkdir -p "$tree/usr/bin" "$tree/usr/lib/systemd/system" "$tree/usr/lib/systemd/system-preset"
-programs=$target/release
-for program in millrace millrace-node millrace-worker millrace-signer millrace-fleet; do
+programs=${MILLRACE_IMAGE_PROGRAMS:-$target/release}
+for program in millrace millrace-node millrace-worker millrace-signer millrace-fleet millrace-update; do
   [ -x "$programs/$program" ] || { echo "image: $programs/$program is not built: just build" >&2; exit 66; }
   install -m 0755 "$programs/$program" "$tree/usr/bin/$program"
   strip --strip-debug "$tree/usr/bin/$program"
 done
 cp "$repo"/systemd/*.service "$repo"/systemd/*.slice "$tree/usr/lib/systemd/system/"
-for unit in "$repo"/systemd/*.{timer,path,socket,target}; do [ -e "$unit" ] && cp "$unit" "$tree/usr/lib/systemd/system/"; done
-cp -r "$repo/systemd/emergency.service.d" "$tree/usr/lib/systemd/system/"
+for unit in "$repo"/systemd/*.{timer,path,socket,target,mount}; do [ -e "$unit" ] && cp "$unit" "$tree/usr/lib/systemd/system/"; done
+for drop_in in "$repo"/systemd/*.service.d; do cp -r "$drop_in" "$tree/usr/lib/systemd/system/"; done
 for part in sysusers.d tmpfiles.d sysctl.d repart.d sysupdate.d; do cp -r "$repo/systemd/$part" "$tree/usr/lib/"; done
 for part in system.conf.d journald.conf.d resolved.conf.d network; do cp -r "$repo/systemd/$part" "$tree/usr/lib/systemd/"; done
 cp "$repo"/systemd/preset/*.preset "$tree/usr/lib/systemd/system-preset/"
+mkdir -p "$tree/usr/lib/udev/rules.d" "$tree/usr/lib/millrace"
+cp "$repo"/systemd/udev/*.rules "$tree/usr/lib/udev/rules.d/"
+cp "$repo/systemd/firewall/millrace.nft" "$tree/usr/lib/millrace/firewall.nft"
 cp -r "$repo/image/tree/." "$tree/"
+mkdir -p "$tree/usr/share/millrace"
+install -m 0644 "$keys/release-keys.json" "$keys/site-keys.json" "$tree/usr/share/millrace/"
 
 say "the archive's addresses, as the tool root has them"
 "$repo/image/in-tools.sh" true
@@ -47,7 +53,9 @@ awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main co
   "$repo/.tools/image-root/etc/apt/sources.list" >"$out/sandbox/etc/apt/sources.list.d/mkosi.sources"
 
 say "building $profiles $version ($architecture)"
-mkdir -p "$out/mkosi" "$out/cache" "$out/packages"
+# Forms of an image that must never be taken for a product lie apart.
+case $profiles in *,test*) output=test-images ;; *,*) output=mkosi-${profiles//,/-} ;; *) output=mkosi ;; esac
+mkdir -p "$out/$output" "$out/cache" "$out/packages"
 seed=$(printf 'millrace %s' "$version" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/')
 epoch=$(git -C "$repo" log -1 --format=%ct)
 arguments=()
@@ -55,9 +63,9 @@ IFS=, read -ra names <<<"$profiles"
 for name in "${names[@]}"; do arguments+=(--profile "$name"); done
 "$repo/image/in-tools.sh" mkosi --directory /src/image "${arguments[@]}" \
   --architecture "$architecture" --image-version "$version" --seed "$seed" --source-date-epoch "$epoch" \
-  --sandbox-tree /out/sandbox --extra-tree /out/tree \
+  --environment VARIANT_ID="$board" --output-directory "/out/$output" --sandbox-tree /out/sandbox --extra-tree /out/tree \
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
   --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
   --force build 2>&1 | sed -u 's/.*\r//' >&2
 say "made:"
-ls -l "$out/mkosi" >&2
+ls -l "$out/$output" >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the keys an image is signed with, for TESTS: whoever has this machine has them. Product keys come from the
-# ceremony in image/KEYS.md and are given to `just image` as MILLRACE_IMAGE_KEYS.
+# ceremony in firmware/docs/keys-ceremony.md and are given to `just image` as MILLRACE_IMAGE_KEYS.
 # usage: image/keys.sh DIRECTORY   (files that exist are kept)
 set -euo pipefail
 dir=${1:?usage: image/keys.sh DIRECTORY}
@@ -13,5 +13,20 @@ make_key() { # make_key NAME SUBJECT
     -keyout "$dir/$1.key" -out "$dir/$1.crt" 2>/dev/null
   echo "image: made test key $dir/$1.key" >&2
 }
+# make_signers ROLE COUNT THRESHOLD: Ed25519 keys and the file of them that the image carries
+make_signers() {
+  local name public list=()
+  [ -s "$dir/$1-keys.json" ] && return
+  for number in $(seq "$2"); do
+    name=$dir/$1-$number.key
+    openssl genpkey -algorithm ed25519 -out "$name" 2>/dev/null
+    public=$(openssl pkey -in "$name" -pubout -outform DER | tail -c 32 | base64 -w0)
+    list+=("\"$public\"")
+  done
+  printf '{"v": 1, "test": true, "threshold": %s, "keys": [%s]}\n' "$3" "$(IFS=,; echo "${list[*]}")" >"$dir/$1-keys.json"
+  echo "image: made $2 test keys for signing: $1" >&2
+}
+make_signers release 3 2
+make_signers site 1 1
 make_key secure-boot "Millrace Secure Boot"
 make_key pcr "Millrace PCR policy"
