@@ -8,6 +8,7 @@ mod doctor;
 mod failure;
 mod fleet;
 mod hw;
+mod import;
 mod keys;
 mod keystore;
 mod money;
@@ -83,6 +84,8 @@ enum Command {
     /// Make and look at gateway keys
     #[command(subcommand, arg_required_else_help = true)]
     Keys(keys::Command),
+    /// Turn a configuration of go-livepeer into one of millrace-node
+    ImportConfig(import::Args),
     /// Check what a box needs to work, and say what to do about what is missing
     Doctor(doctor::Args),
 }
@@ -136,6 +139,7 @@ async fn run(command: Command) -> failure::Result {
         Command::Earn(args) => money::earn(&args).await,
         Command::Fleet(command) => fleet::run(command).await,
         Command::Keys(command) => keys::run(command),
+        Command::ImportConfig(args) => blocking(move || import::run(&args)).await,
         Command::Doctor(args) => doctor::run(&args).await,
     }
 }

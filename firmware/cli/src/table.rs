@@ -15,6 +15,11 @@ pub(crate) fn line(text: &str) {
     say(&format!("{text}\n"));
 }
 
+/// Prints a text as it is.
+pub(crate) fn raw(text: &str) {
+    say(text);
+}
+
 /// Writes to standard output. A reader that has gone away is no reason to stop what we do.
 fn say(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -36,7 +41,8 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-fn render(header: &[&str], rows: &[Vec<String>]) -> String {
+/// Rows below a header, as [`print`] prints them.
+pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |row: &[String], column: usize| row.get(column).map_or("", String::as_str).to_owned();
     let widths: Vec<usize> = header
         .iter()
