@@ -81,3 +81,15 @@ ci: check test demo
 # Build an appliance image: `x86` (needs root, and ./setup.sh --image)
 image profile="x86" *args: build
     image/build.sh {{ profile }} {{ args }}
+
+# Boot the image in emulation: serve, update, roll back, refuse what was tampered with (20 minutes; `--built` keeps the images)
+image-test *args: build
+    image/test.sh {{ args }}
+
+# The same, then power cuts at random moments (hours)
+image-test-long *args: build
+    image/test.sh {{ args }} --long
+
+# Write an image to a device and read it back; refuses the wrong one
+flash profile device *args:
+    image/flash.sh {{ profile }} {{ device }} {{ args }}

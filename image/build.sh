@@ -55,6 +55,7 @@ awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main co
 say "building $profiles $version ($architecture)"
 # Forms of an image that must never be taken for a product lie apart.
 case $profiles in *,test*) output=test-images ;; *,*) output=mkosi-${profiles//,/-} ;; *) output=mkosi ;; esac
+rm -f "$out/$output/millrace_$version".*
 mkdir -p "$out/$output" "$out/cache" "$out/packages"
 seed=$(printf 'millrace %s' "$version" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/')
 epoch=$(git -C "$repo" log -1 --format=%ct)

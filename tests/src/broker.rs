@@ -86,7 +86,8 @@ impl Broker {
         fs::write(dir.join("acl"), ACL)?;
 
         let mut broker = Self { dir: dir.to_owned(), port: 0, child: None };
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        // The last is this host as a machine in emulation sees it.
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "10.0.2.2".to_owned()];
         broker.issue("broker", names, ExtendedKeyUsagePurpose::ServerAuth)?;
         let mut last = None;
         // The port is free when chosen and may be taken when mosquitto binds it: try again with another.
