@@ -20,6 +20,11 @@ say() { printf 'image: %s\n' "$*" >&2; }
 say "keys"
 keys=${MILLRACE_IMAGE_KEYS:-$out/keys}
 [ -n "${MILLRACE_IMAGE_KEYS:-}" ] || "$repo/image/keys.sh" "$keys"
+case $profiles in *,test* | *,dev*)
+  # What has a door must never pass Secure Boot on a box in the field.
+  openssl x509 -in "$keys/secure-boot.crt" -noout -subject | grep -q "TEST KEY" ||
+    { echo "image: $profiles has a door in it: it is signed with test keys only" >&2; exit 77; } ;;
+esac
 mkdir -p "$out/keys-in-use"
 install -m 0600 "$keys"/{secure-boot,pcr}.{key,crt} "$out/keys-in-use/"
 

@@ -61,10 +61,10 @@ pub(crate) fn make(places: &Places, version: &str, dir: &Path) -> Result<u64> {
     };
     release.check()?;
     let body = serde_json::to_vec(&release)?;
-    let mut envelope = dsse::sign(RELEASE, &body, &key(places, 1)?)?;
+    let mut envelope = dsse::sign(RELEASE, &body, &key(places, "release-1")?)?;
     fs::write(dir.join("one-signature.json"), &envelope)?;
     for number in 2..=SIGNERS {
-        envelope = dsse::add_signature(&envelope, RELEASE, &key(places, number)?)?;
+        envelope = dsse::add_signature(&envelope, RELEASE, &key(places, &format!("release-{number}"))?)?;
     }
     fs::write(dir.join("manifest.json"), envelope)?;
     Ok(download)
@@ -108,8 +108,8 @@ fn measure(path: &Path) -> Result<(u64, Sha256)> {
 }
 
 /// One of the test keys that image/keys.sh made.
-fn key(places: &Places, number: u32) -> Result<SigningKey> {
-    let path = places.out.join(format!("keys/release-{number}.key"));
+pub(crate) fn key(places: &Places, name: &str) -> Result<SigningKey> {
+    let path = places.out.join(format!("keys/{name}.key"));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
     let der = STANDARD.decode(body).context("a key that is not PEM")?;

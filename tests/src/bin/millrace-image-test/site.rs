@@ -5,18 +5,25 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
+use fleet_protocol::dsse;
+use fleet_protocol::site::SITE;
 use millrace_tests::bins::bin;
 use millrace_tests::broker::{Broker, CONTROLLER, ClientFiles};
 use millrace_tests::media;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::machine::Places;
+use crate::release;
 
 /// The box's name in its fleet.
 pub(crate) const BOX: &str = "box-00000000000000aa";
 /// Where the machine sees this host.
 const HOST: &str = "10.0.2.2";
+/// How long the site file is good for, milliseconds.
+const GOOD_FOR: i64 = 86_400_000;
 
 /// Broker and controller, on ports of loopback.
 #[derive(Debug)]
@@ -62,15 +69,9 @@ impl Fleet {
         self.broker.client_cert(BOX)
     }
 
-    /// The agent's configuration in the box.
-    pub(crate) fn agent_config(&self) -> String {
-        format!(
-            "box = \"{BOX}\"\nfleet = \"acme\"\nbrokers = [{{ host = \"{HOST}\", port = {} }}]\n\
-             [tls]\nca = \"/etc/millrace/fleet-ca.pem\"\ncert = \"/etc/millrace/box.pem\"\n\
-             key = \"/run/credentials/millrace-fleet.service/device-key\"\n\
-             [periods]\nheartbeat_s = 5\nvitals_s = 10\nstreams_s = 10\nearnings_s = 10\n",
-            self.broker.port()
-        )
+    /// The broker's port on this host.
+    pub(crate) fn broker_port(&self) -> u16 {
+        self.broker.port()
     }
 
     /// What the controller knows of the box.
@@ -109,12 +110,26 @@ impl Drop for Fleet {
     }
 }
 
-/// The node's configuration in the box: off chain, reached by way of this port of the host.
-pub(crate) fn node_config(port: u16) -> String {
-    format!(
-        "[serve]\nservice_uri = \"https://127.0.0.1:{port}\"\navailability_check = false\n\
-         [workers]\nengines = [\"software\"]\n"
-    )
+/// The box's site file, signed with the test key: off chain, reached by way of this port of the host.
+pub(crate) fn signed(places: &Places, fleet: &Fleet, port: u16) -> Result<Vec<u8>> {
+    let device = fleet.device()?;
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let site = json!({
+        "v": 1, "site": "image test", "iat": now, "exp": now + GOOD_FOR,
+        "controller": {
+            "fleet": "acme",
+            "brokers": [{"host": HOST, "port": fleet.broker_port()}],
+            "ca_pem": fs::read_to_string(&device.ca)?,
+            "claim_token": "0123456789abcdef",
+            "identity": {
+                "box": BOX,
+                "cert_pem": fs::read_to_string(&device.cert)?,
+                "key_pem": fs::read_to_string(&device.key)?,
+            },
+        },
+        "node": {"service_uri": format!("https://127.0.0.1:{port}")},
+    });
+    Ok(dsse::sign(SITE, &serde_json::to_vec(&site)?, &release::key(places, "site-1")?)?)
 }
 
 /// A stream small enough for an emulated processor: one-second segments of 160 by 90.

@@ -98,26 +98,27 @@ fn listeners(machine: &mut Machine, allowed: &[&str]) -> Result<((), String)> {
     Ok(((), format!("beyond loopback: {shown}; the firewall agrees")))
 }
 
-/// Give the box its site, and see that what waited starts.
+/// Give the box its site file as an operator would, on the boot partition, and see that what waited starts.
 fn provision(lab: &Lab, machine: &mut Machine) -> Result<((), String)> {
-    let device = lab.fleet.device()?;
-    let write = |path: &str, text: &str| format!("echo {} | base64 -d >{path}\n", STANDARD.encode(text));
-    let script = [
-        "set -eu; cd /var/lib/millrace-site\n".to_owned(),
-        write("config/node.toml", &site::node_config(machine.port())),
-        write("config/fleet.toml", &lab.fleet.agent_config()),
-        write("config/fleet-ca.pem", &fs::read_to_string(&device.ca)?),
-        write("config/box.pem", &fs::read_to_string(&device.cert)?),
-        "umask 077\n".to_owned(),
-        write("/run/device-key", &fs::read_to_string(&device.key)?),
-        "systemd-creds encrypt --with-key=host+tpm2 --tpm2-pcrs=7+12 --name=device-key /run/device-key credstore/device-key\n".into(),
-        "rm /run/device-key; touch provisioned; sync\n".into(),
-        "systemctl start --no-block millrace-site millrace-service-port millrace-node millrace-fleet\n".into(),
-    ]
-    .concat();
+    let envelope = site::signed(&lab.places, &lab.fleet, machine.port())?;
+    let script = format!(
+        "set -eu; mkdir -p /boot/MILLRACE; echo {} | base64 -d >/boot/MILLRACE/provision.json; sync; \
+         systemctl start millrace-provision.service; systemctl start --no-block millrace-health.service",
+        STANDARD.encode(envelope)
+    );
     machine.run(&script, READY)?;
-    let active = machine.until("systemctl is-active millrace-node millrace-fleet", READY)?;
-    Ok(((), active.replace('\n', ", ")))
+    for unit in ["node", "fleet", "service-port", "site", "keys"] {
+        machine.until(&format!("systemctl is-active --quiet millrace-{unit} || {{ systemctl status --no-pager -n 5 millrace-{unit}; exit 1; }}"), READY)?;
+    }
+    let healthy = machine
+        .until("systemctl is-active --quiet millrace-health && cat /var/lib/millrace-update/health/last.json", READY)?;
+    ensure!(healthy.contains("\"healthy\":true"), "{healthy}");
+    let plain = machine.try_run(
+        "grep -l 'PRIVATE KEY' -r /var/lib/millrace-site; grep -c claim /boot/MILLRACE/provision.json 2>/dev/null",
+        COMMAND,
+    )?;
+    ensure!(!plain.text.contains("millrace-site"), "a key lies open in {}", plain.text);
+    Ok(((), "node, fleet agent, health gate; the device key is sealed".into()))
 }
 
 fn push(lab: &Lab, machine: &mut Machine, report: &mut Report) -> Result<((), String)> {
@@ -134,7 +135,7 @@ fn heartbeat(lab: &Lab) -> Result<((), String)> {
     let limit = Duration::from_secs(180);
     let mode = lab.fleet.until("the box is online with a heartbeat", limit, |detail| {
         let beat = detail.get("last")?.get("hb")?;
-        (detail.get("presence")?.as_str()? == "online").then(|| beat.clone())
+        (detail.pointer("/summary/presence")?.as_str()? == "online").then(|| beat.clone())
     })?;
     Ok(((), format!("by way of the broker: {}", mode.to_string().chars().take(90).collect::<String>())))
 }
@@ -143,7 +144,7 @@ fn heartbeat(lab: &Lab) -> Result<((), String)> {
 fn firewall(machine: &mut Machine) -> Result<((), String)> {
     let reach = |user: &str| {
         format!(
-            "systemd-run --quiet --wait --pipe --collect -p User={user} -p TimeoutStartSec=20 \
+            "systemd-run --quiet --wait --pipe --collect -p User={user} -p RuntimeMaxSec=15 \
              /usr/bin/bash -c 'exec 3<>/dev/tcp/10.0.2.2/22 || exit 7' 2>&1; nft list counters table inet millrace"
         )
     };
