@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 name=${1:-}
 [ $# -gt 0 ] && shift
 case $name in
+  image) exec tests/bench/image.sh ;;
   transcode) tests/bench/install-vmaf.sh || echo "bench: no VMAF here; quality is compared by PSNR and SSIM" >&2 ;;
   tickets | node | signature) ;;
   *)
