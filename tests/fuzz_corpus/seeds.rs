@@ -11,7 +11,7 @@ use livepeer::wire::{net, profiles_into_seg_data};
 use millrace_tests::media;
 use prost::Message;
 use sandbox::jail::{JailPlan, ProcessLimits};
-use sandbox::message::{Clip, Done, Job, JobError, Limits, Ready, Rendition, Report, Signatures};
+use sandbox::message::{Clip, Done, Job, JobError, Limits, Ready, Rendition, Report, Signatures, Spent};
 use serde_json::Value;
 use signer_protocol::{Identity, Refusal, Request, Response, Usage, frame};
 
@@ -137,6 +137,7 @@ fn reports() -> Vec<Vec<u8>> {
         cpu_ms: 500,
         peak_rss: 1 << 28,
         signatures,
+        spent: Spent { decode_us: 40_000, scale_us: 20_000, encode_us: 400_000 },
     };
     let ready = Ready {
         engine: "software".to_owned(),

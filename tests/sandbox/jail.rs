@@ -155,7 +155,7 @@ fn a_jailed_worker_holds_its_channel_and_its_segment_and_nothing_else() {
         assert!(expected, "{descriptor} of {held}");
     }
     let environment = probe.told("environment");
-    let known = ["GST_REGISTRY_FORK", "HOME", "LANG", "MALLOC_ARENA_MAX", "RUST_BACKTRACE"];
+    let known = ["GLIBC_TUNABLES", "GST_REGISTRY_FORK", "HOME", "LANG", "MALLOC_ARENA_MAX", "RUST_BACKTRACE"];
     assert!(environment.split(' ').all(|name| known.contains(&name)), "{environment}");
 }
 

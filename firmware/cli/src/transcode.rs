@@ -12,6 +12,7 @@ use mpegts::segment;
 use sandbox::launch::{RunError, Worker};
 use sandbox::memfd::Sealed;
 use sandbox::message::{Job, JobError, Limits, Signatures};
+use sandbox::preset::Preset;
 use serde::Serialize;
 
 use crate::failure::{self, Code, Failure, Outcome, unwritable};
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Directory for the renditions; made if needed
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
+    /// What the encoders aim at: latency (least processor time), balanced, or quality
+    #[arg(long, default_value_t, value_name = "NAME")]
+    preset: Preset,
     /// The worker program. Default: millrace-worker beside this program, or in PATH
     #[arg(long, value_name = "PATH", env = "MILLRACE_WORKER")]
     worker: Option<PathBuf>,
@@ -82,7 +86,7 @@ struct RenditionSummary {
 pub(crate) fn run(args: &Args) -> failure::Result {
     let source = source::read(&args.input)?;
     let pieces = cut(source, &args.input)?;
-    let (mut worker, ready) = worker::start(&worker::find(args.worker.as_deref())?, args.verbose)?;
+    let (mut worker, ready) = worker::start_with(&worker::find(args.worker.as_deref())?, args.verbose, args.preset)?;
     let mut output = Output::create(&args.out, &args.profiles)?;
     let mut summary = Summary {
         input: args.input.clone(),

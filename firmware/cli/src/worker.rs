@@ -6,6 +6,7 @@ use millrace_hal::Choice;
 use sandbox::jail::{JailPlan, ProcessLimits};
 use sandbox::launch::{self, LaunchPlan, LogTo, RunError, Worker};
 use sandbox::message::{Proof, Ready};
+use sandbox::preset::Preset;
 
 use crate::failure::{Code, Failure, Result};
 
@@ -45,9 +46,14 @@ pub(crate) fn prove(program: &Path, choice: &Choice, verbose: bool) -> std::resu
 
 /// Starts a worker and waits until it is sealed in and has proved what it can do.
 pub(crate) fn start(program: &Path, verbose: bool) -> Result<(Worker, Ready)> {
+    start_with(program, verbose, Preset::default())
+}
+
+/// The same for a worker whose encoders aim at something else than usual.
+pub(crate) fn start_with(program: &Path, verbose: bool, preset: Preset) -> Result<(Worker, Ready)> {
     let registry = registry(program);
     let jail = JailPlan::software(ProcessLimits::default());
-    let mut plan = LaunchPlan::software(program, jail, registry).with_delegated_cgroup();
+    let mut plan = LaunchPlan::software(program, jail, registry).with_preset(preset).with_delegated_cgroup();
     plan.log = if verbose { LogTo::Inherit } else { LogTo::Nowhere };
     let mut worker = launch::launch(&plan).map_err(|error| {
         Failure::from_error(Code::Unavailable, &error).advise("is it the right program? --worker PATH names another")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use millrace_hal::encoders::detect;
 use orchestrator::admission::load::Speed;
 use orchestrator::pool::{Parallel, Pool, Transcoder};
+use sandbox::preset::Preset;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -28,13 +29,14 @@ pub(crate) struct SpeedMemory {
     file: PathBuf,
     root: PathBuf,
     parallel: Parallel,
+    preset: Preset,
     pool: Pool,
 }
 
 impl SpeedMemory {
     /// In a file of the state directory, for the hardware below `root`.
-    pub(crate) fn new(state_dir: &Path, root: &Path, parallel: Parallel, pool: Pool) -> Self {
-        Self { file: state_dir.join("speed.json"), root: root.to_owned(), parallel, pool }
+    pub(crate) fn new(state_dir: &Path, root: &Path, parallel: Parallel, preset: Preset, pool: Pool) -> Self {
+        Self { file: state_dir.join("speed.json"), root: root.to_owned(), parallel, preset, pool }
     }
 
     /// Recalls the speed once a worker is ready, then keeps it until `stop`, and once more at the end.
@@ -70,7 +72,7 @@ impl SpeedMemory {
         let found = blocking(move || Ok((detect(&root).fingerprint().hash, read(&file)))).await;
         let (hash, kept) = found.ok()?;
         let Parallel { slots, threads } = self.parallel;
-        let on = format!("{hash} {} {threads} {slots}", ready.engine);
+        let on = format!("{hash} {} {threads} {slots} {}", ready.engine, self.preset);
         match kept {
             Ok(Some(kept)) if kept.on == on => {
                 if let Some(load) = self.pool.load() {

@@ -22,6 +22,7 @@ use crate::channel::{Channel, ChannelError, WORKER_FD};
 use crate::jail::{JailPlan, Layers};
 use crate::memfd::{MemfdError, Sealed};
 use crate::message::{Done, Job, JobError, Proof, Ready, Report};
+use crate::preset::Preset;
 use crate::report::{Lie, check_report};
 
 mod cgroup;
@@ -112,6 +113,15 @@ impl LaunchPlan {
         self
     }
 
+    /// The same for a worker whose software encoders aim at something else than usual.
+    #[must_use]
+    pub fn with_preset(mut self, preset: Preset) -> Self {
+        if preset != Preset::default() {
+            self.args.extend(["--preset", preset.name()].map(OsString::from));
+        }
+        self
+    }
+
     /// Uses the control group delegated to this process, or notes why there is none.
     #[must_use]
     pub fn with_delegated_cgroup(mut self) -> Self {
@@ -124,14 +134,20 @@ impl LaunchPlan {
 }
 
 /// The environment of every worker.
-const WORKER_ENV: [(&str, &str); 5] = [
+const WORKER_ENV: [(&str, &str); 6] = [
+    // Memory of one segment serves the next, up to half a gibibyte, and comes in large pages: having the kernel clear
+    // it anew took a twelfth of the processor time of a job.
+    (
+        "GLIBC_TUNABLES",
+        "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=536870912:glibc.malloc.hugetlb=1",
+    ),
     // No helper process for scanning plugins: the jail forbids processes.
     ("GST_REGISTRY_FORK", "no"),
     // Scripts of GLib modules and caches would be looked for in a home directory there is not.
     ("HOME", "/"),
     ("LANG", "C.UTF-8"),
-    // Fewer heaps, so that memory comes back between segments.
-    ("MALLOC_ARENA_MAX", "2"),
+    // One heap, so that what one thread gave back is there for the others.
+    ("MALLOC_ARENA_MAX", "1"),
     ("RUST_BACKTRACE", "0"),
 ];
 

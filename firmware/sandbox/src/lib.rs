@@ -10,4 +10,5 @@ pub mod launch;
 pub mod lockdown;
 pub mod memfd;
 pub mod message;
+pub mod preset;
 pub mod report;

@@ -161,6 +161,21 @@ pub struct Done {
     /// Length of each signature asked for, in order; 0 where the pictures have none.
     #[serde(default)]
     pub signatures: Vec<u64>,
+    /// What the processor time went into.
+    #[serde(default)]
+    pub spent: Spent,
+}
+
+/// Processor time of a job by what it was for, in microseconds. Only that of the worker's own threads: with one thread to
+/// a job codecs have no others, and what is missing to [`Done::cpu_ms`] is neither of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Spent {
+    /// Decoding.
+    pub decode_us: u64,
+    /// Scaling and converting.
+    pub scale_us: u64,
+    /// Encoding.
+    pub encode_us: u64,
 }
 
 /// One encoded output.

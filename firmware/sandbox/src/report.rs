@@ -217,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{JobError, Limits, Signatures};
+    use crate::message::{JobError, Limits, Signatures, Spent};
 
     fn job() -> Job {
         let profiles = vec![preset("360p").unwrap(), preset("720p").unwrap()];
@@ -251,6 +251,7 @@ mod tests {
             cpu_ms: 500,
             peak_rss: 1 << 28,
             signatures: Vec::new(),
+            spent: Spent::default(),
         }
     }
 

@@ -274,9 +274,11 @@ pub(crate) fn parts<'a>(
 
 /// What this rendition asks of its encoder.
 fn wishes(profile: &Profile, setup: &Setup, tuning: &Tuning, row: &EncoderRow) -> Wishes {
+    let recipe = tuning.recipe(setup.frames.width(), setup.frames.height());
     let bframes = tuning.bframes.unwrap_or(match profile.codec_profile {
         CodecProfile::H264Main | CodecProfile::H264High => PROFILE_BFRAMES,
-        CodecProfile::EncoderDefault | CodecProfile::H264Baseline | CodecProfile::H264ConstrainedHigh => 0,
+        CodecProfile::EncoderDefault => recipe.bframes,
+        CodecProfile::H264Baseline | CodecProfile::H264ConstrainedHigh => 0,
     });
     let gop = tuning.key_int.or(match (profile.gop, profile.fps) {
         (Gop::Intra, _) => Some(1),
@@ -301,7 +303,8 @@ fn wishes(profile: &Profile, setup: &Setup, tuning: &Tuning, row: &EncoderRow) -
         bframes: bframes.min(row.bframes),
         threads: setup.threads,
         decoder_threads: 1,
-        preset: tuning.preset_for(setup.frames.width(), setup.frames.height()).to_owned(),
+        preset: recipe.speed.clone(),
+        options: recipe.options.clone(),
         tagged: setup.tagged,
         profile: profile_name(profile.codec_profile),
     }

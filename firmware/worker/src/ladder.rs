@@ -1,5 +1,6 @@
 //! The ladder: every rendition has a thread that takes the next larger picture, scales it, passes it on and
 //! encodes it. Queues between the threads are short, so that memory does not grow with the segment.
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use crate::resample::{Resampler, Runaway};
 use crate::scale::{Scaler, planar};
 use crate::signature::{Desk, Pen};
 use crate::source::Source;
+use crate::usage::Clocks;
 
 /// Frames that may wait between two threads: enough to ride out an encoder's hiccups, 11 MB at 720p.
 const QUEUE: usize = 8;
@@ -51,6 +53,7 @@ pub(crate) struct Conditions<'a> {
     pub(crate) job: &'a Job,
     pub(crate) source: &'a Source,
     pub(crate) engine: &'a Engine,
+    pub(crate) clocks: &'a Arc<Clocks>,
     /// Moves every time stamp of the output.
     pub(crate) shift: Ticks,
     pub(crate) give_up: Instant,
@@ -75,14 +78,16 @@ impl Ladder {
             return Err(Failure::new(JobError::InvalidResolution, detail));
         }
         let mut order: Vec<usize> = (0..profiles.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(sizes.get(i).map(|s| u64::from(s.0) * u64::from(s.1))));
+        order.sort_by_key(|&i| std::cmp::Reverse(sizes.get(i).copied().map(pixels_of)));
         let parents = parents(&sizes, &order, (info.width(), info.height()));
+        let all = sizes.iter().copied().map(pixels_of).sum();
         let mut feeds = Vec::new();
         let mut children: Vec<Vec<SyncSender<Step>>> = vec![Vec::new(); profiles.len()];
         let mut rungs: Vec<Option<Rung>> = (0..profiles.len()).map(|_| None).collect();
         let mut infos: Vec<Option<gst_video::VideoInfo>> = vec![None; profiles.len()];
-        for (rank, &index) in order.iter().enumerate() {
+        for &index in &order {
             let (Some(profile), Some(&size)) = (profiles.get(index), sizes.get(index)) else { continue };
+            let threads = conditions.engine.tuning().threads_for(pixels_of(size), all, conditions.job.threads);
             let unconvertible = |e| Failure::new(JobError::UnsupportedPixelFormat, format!("{}: {e}", info.format()));
             let output = planar(conditions.engine, info, size).map_err(unconvertible)?;
             let parent = parents.get(index).copied().flatten();
@@ -98,7 +103,7 @@ impl Ladder {
                 let pen = conditions.desk.map(|desk| desk.pen(index, &output));
                 let begun = begun.get(index).copied().unwrap_or(false);
                 let resampler = Resampler::new(profile.fps, conditions.coded, begun);
-                let plain = Rung::new(conditions, profile, rank, scaler, output, frames, origin);
+                let plain = Rung::new(conditions, profile, threads, scaler, output, frames, origin);
                 *rung = Some(Rung { pen, resampler, ..plain });
             }
         }
@@ -136,6 +141,10 @@ impl Ladder {
     }
 }
 
+fn pixels_of(size: (u32, u32)) -> u64 {
+    u64::from(size.0) * u64::from(size.1)
+}
+
 /// From which rendition each one is scaled: the smallest that is clearly larger on both sides and not larger
 /// than the source; otherwise from the source. A short step would blur and save next to nothing.
 fn parents(sizes: &[(u32, u32)], order: &[usize], source: (u32, u32)) -> Vec<Option<usize>> {
@@ -163,6 +172,7 @@ struct Rung {
     profile: Profile,
     setup: Setup,
     engine: Engine,
+    clocks: Arc<Clocks>,
     size: (u32, u32),
     scaler: Option<Scaler>,
     frames: Receiver<Step>,
@@ -191,7 +201,7 @@ impl Rung {
     fn new(
         conditions: &Conditions<'_>,
         profile: &Profile,
-        rank: usize,
+        threads: u32,
         scaler: Option<Scaler>,
         output: gst_video::VideoInfo,
         frames: Receiver<Step>,
@@ -202,7 +212,7 @@ impl Rung {
             tagged: source.tagged,
             rate: profile.fps.map_or_else(|| source.rate(), |fps| (fps.num, fps.den.max(1))),
             uneven: profile.fps.is_none() && source.uneven,
-            threads: conditions.engine.tuning().threads_for(rank, conditions.job.threads),
+            threads,
             frames: output,
         };
         Self {
@@ -210,6 +220,7 @@ impl Rung {
             profile: profile.clone(),
             setup,
             engine: conditions.engine.clone(),
+            clocks: Arc::clone(conditions.clocks),
             scaler,
             frames,
             resampler: Resampler::new(profile.fps, conditions.coded, false),
@@ -223,8 +234,11 @@ impl Rung {
 
     fn climb(mut self, below: &[SyncSender<Step>]) -> Result<Climbed, Failure> {
         let first = self.origin + self.shift;
-        let mut encoder =
-            Encoder::start(&self.profile, &self.setup, &self.engine, first).map_err(|e| self.fault(&e))?;
+        let clocks = Arc::clone(&self.clocks);
+        let mut encoder = clocks
+            .encode
+            .of(|| Encoder::start(&self.profile, &self.setup, &self.engine, first))
+            .map_err(|e| self.fault(&e))?;
         loop {
             let step = self.frames.recv().map_err(|_| Failure::echo())?;
             if Instant::now() >= self.give_up {
@@ -233,9 +247,10 @@ impl Rung {
             match step {
                 Step::Frame(frame) => {
                     let picture = match &self.scaler {
-                        Some(scaler) => {
-                            scaler.scale(&frame.picture).map_err(|e| Failure::new(JobError::Internal, e.to_string()))?
-                        }
+                        Some(scaler) => clocks
+                            .scale
+                            .of(|| scaler.scale(&frame.picture))
+                            .map_err(|e| Failure::new(JobError::Internal, e.to_string()))?,
                         None => frame.picture,
                     };
                     for feed in below {
@@ -243,8 +258,10 @@ impl Rung {
                         feed.send(passed).map_err(|_| Failure::echo())?;
                     }
                     let (max, shift, pen) = (self.max_bytes, self.shift, self.pen.as_ref());
-                    let done =
-                        self.resampler.push(frame.at, picture, |at, p| encode(&mut encoder, pen, &p, at + shift, max));
+                    let done = self.resampler.push(frame.at, picture, |at, p| {
+                        sign(pen, &p, at + shift);
+                        clocks.encode.of(|| encode(&mut encoder, &p, at + shift, max))
+                    });
                     done.map_err(|stop| self.stopped(stop))?;
                 }
                 Step::End(end, last) => {
@@ -252,9 +269,12 @@ impl Rung {
                         feed.send(Step::End(end, last)).map_err(|_| Failure::echo())?;
                     }
                     let (max, shift, pen) = (self.max_bytes, self.shift, self.pen.as_ref());
-                    let done = self.resampler.finish(end, last, |at, p| encode(&mut encoder, pen, &p, at + shift, max));
+                    let done = self.resampler.finish(end, last, |at, p| {
+                        sign(pen, &p, at + shift);
+                        clocks.encode.of(|| encode(&mut encoder, &p, at + shift, max))
+                    });
                     done.map_err(|stop| self.stopped(stop))?;
-                    let coded = encoder.finish().map_err(|e| self.fault(&e))?;
+                    let coded = clocks.encode.of(|| encoder.finish()).map_err(|e| self.fault(&e))?;
                     return Ok(Climbed { size: self.size, coded });
                 }
             }
@@ -278,16 +298,13 @@ impl Rung {
     }
 }
 
-fn encode(
-    encoder: &mut Encoder,
-    pen: Option<&Pen>,
-    picture: &gst::Buffer,
-    at: Ticks,
-    max_bytes: u64,
-) -> Result<(), Stop> {
+fn sign(pen: Option<&Pen>, picture: &gst::Buffer, at: Ticks) {
     if let Some(pen) = pen {
         pen.sign(picture, at);
     }
+}
+
+fn encode(encoder: &mut Encoder, picture: &gst::Buffer, at: Ticks, max_bytes: u64) -> Result<(), Stop> {
     encoder.push(picture, at).map_err(Stop::Encoder)?;
     if encoder.bytes() > max_bytes { Err(Stop::TooLarge) } else { Ok(()) }
 }

@@ -3,6 +3,7 @@
 //! Started by the node with a channel on descriptor 3, never by hand. Walk 4, step 2.
 use std::process::ExitCode;
 
+use sandbox::preset::Preset;
 use worker::{Ended, Engine, Tuning};
 
 /// Sysexits: the channel or the jail, something missing, a fault of ours, the command line.
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Err(ended) => {
             eprintln!("millrace-worker: {ended}");
             ExitCode::from(match ended {
-                Ended::Setting(_) | Ended::Engine(_) | Ended::Argument(_) => USAGE,
+                Ended::Setting(_) | Ended::Preset(_) | Ended::Engine(_) | Ended::Argument(_) => USAGE,
                 Ended::Unfit(_) | Ended::Channel(_) => UNAVAILABLE,
                 Ended::Jail(_) | Ended::Lockdown(_) => SOFTWARE,
             })
@@ -32,8 +33,8 @@ fn main() -> ExitCode {
 
 /// `--scan` writes the plugin registry named by `GST_REGISTRY` and ends: done once after plugins change, so
 /// that no worker has to look through all of them. `--engine NAME` says what to transcode with, `--prove` to only
-/// prove that it works and end. The bench may
-/// change the software encoder's settings: `--x264 preset=veryfast,bframes=3,keyint=60,threads=0`.
+/// prove that it works and end, `--preset NAME` what software encoders aim at. The bench may instead
+/// change their settings: `--x264 preset=veryfast,bframes=3,keyint=60,threads=0`.
 fn start() -> Result<(), Ended> {
     let (mut engine, mut tuning, mut prove) = ("software".to_owned(), Tuning::default(), false);
     let mut args = std::env::args().skip(1);
@@ -42,6 +43,7 @@ fn start() -> Result<(), Ended> {
             "--scan" => return worker::scan(),
             "--prove" => prove = true,
             "--engine" => engine = args.next().ok_or(Ended::Argument(arg))?,
+            "--preset" => tuning = args.next().ok_or(Ended::Argument(arg))?.parse::<Preset>()?.into(),
             "--x264" => tuning = args.next().ok_or(Ended::Argument(arg))?.parse()?,
             _ => return Err(Ended::Argument(arg)),
         }

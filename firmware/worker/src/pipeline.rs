@@ -1,6 +1,7 @@
 //! One job from bytes to renditions: decode once, scale and encode each profile, put the sound back untouched.
 //!
 //! Walk 1, step 8.
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use livepeer::profile::{Container, Profile, VideoCodec};
@@ -15,7 +16,8 @@ use crate::output::Writer;
 use crate::signature::{Desk, Pen};
 use crate::sound::Sound;
 use crate::source::{MAX_OUTPUTS, Source};
-use crate::{stage, usage};
+use crate::stage;
+use crate::usage::{self, Clocks};
 
 /// A finished job with its files.
 #[derive(Debug)]
@@ -66,9 +68,11 @@ pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Fai
     let window = Window::of(job, &source)?;
     let desk = Desk::for_job(job, input, &source, window.shift).map_err(|e| Failure::new(JobError::Internal, e))?;
     let units = std::mem::take(&mut source.units);
+    let clocks = Arc::new(Clocks::default());
     let run = Run {
         conditions: Conditions {
             job,
+            clocks: &clocks,
             source: &source,
             engine,
             shift: window.shift,
@@ -108,6 +112,7 @@ pub fn transcode(input: &[u8], job: &Job, engine: &Engine) -> Result<Output, Fai
         took_ms: millis(started.elapsed()),
         cpu_ms: millis(usage::cpu_time().saturating_sub(cpu_before)),
         peak_rss: usage::peak_rss(),
+        spent: clocks.spent(),
         signatures: signatures.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).collect(),
     };
     Ok(Output { done, files, signatures })
@@ -215,12 +220,13 @@ impl Run<'_> {
         let codec = Codec::of_track(source.codec)
             .ok_or_else(|| Failure::new(JobError::UnsupportedCodec, format!("{:?}", source.codec)))?;
         let threads = self.conditions.job.threads;
-        let mut decoder = Decoder::start(self.conditions.engine, codec, source.origin, source.step, threads).map_err(
-            |e| match e {
+        let clock = &self.conditions.clocks.decode;
+        let mut decoder = clock
+            .of(|| Decoder::start(self.conditions.engine, codec, source.origin, source.step, threads))
+            .map_err(|e| match e {
                 stage::Error::Missing(_) => Failure::new(JobError::UnsupportedCodec, e.to_string()),
                 stage::Error::Refused { .. } => Failure::new(JobError::Internal, e.to_string()),
-            },
-        )?;
+            })?;
         let mut format = None;
         let mut last = source.first;
         let mut trouble = None;
@@ -228,10 +234,10 @@ impl Run<'_> {
         loop {
             let more = rest.next();
             let ended = more.is_none();
-            let pushed = match more {
+            let pushed = self.conditions.clocks.decode.of(|| match more {
                 Some(unit) => decoder.push(unit),
                 None => decoder.finish(),
-            };
+            });
             while let Some(decoded) = decoder.take() {
                 match decoded {
                     Decoded::Format(info) => format = Some(info),

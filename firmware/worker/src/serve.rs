@@ -9,6 +9,7 @@ use sandbox::jail::{self, JailError, Layers};
 use sandbox::lockdown::{self, LockdownError};
 use sandbox::memfd::{MemfdError, Sealed};
 use sandbox::message::{Job, JobError, Ready, Report};
+use sandbox::preset::UnknownPreset;
 
 use crate::engine::{Engine, UnknownEngine, UnknownSetting};
 use crate::pipeline::{Failure, Output, transcode};
@@ -37,6 +38,9 @@ pub enum Ended {
     /// The command line has an unknown encoder setting.
     #[error(transparent)]
     Setting(#[from] UnknownSetting),
+    /// The command line names an unknown preset.
+    #[error(transparent)]
+    Preset(#[from] UnknownPreset),
     /// The command line names an unknown engine.
     #[error(transparent)]
     Engine(#[from] UnknownEngine),

@@ -22,7 +22,7 @@ use sandbox::channel::Channel;
 use sandbox::jail::{JailPlan, ProcessLimits};
 use sandbox::launch::{LaunchPlan, launch};
 use sandbox::memfd::{Sealed, Writer};
-use sandbox::message::{Done, Job, JobError, Ready, Rendition, Report};
+use sandbox::message::{Done, Job, JobError, Ready, Rendition, Report, Spent};
 use sandbox::{jail, lockdown};
 
 /// The node's process id, asked for while one may still ask.
@@ -191,6 +191,7 @@ fn honest(job: &Job, media: &Sealed) -> Done {
         cpu_ms: 1,
         peak_rss: 1 << 20,
         signatures: Vec::new(),
+        spent: Spent::default(),
     }
 }
 

@@ -44,7 +44,8 @@ fn wishes() -> Wishes {
         bits_per_second: 4_000_000,
         threads: 1,
         decoder_threads: 2,
-        preset: "veryfast".to_owned(),
+        preset: "superfast".to_owned(),
+        options: "mbtree=1:rc-lookahead=10".to_owned(),
         profile: Some("high"),
         ..Wishes::default()
     }

@@ -25,6 +25,8 @@ pub(crate) struct Wishes {
     pub(crate) decoder_threads: u32,
     /// `{preset}`: what a software encoder calls its speed.
     pub(crate) preset: String,
+    /// `{options}`: what x264 is told besides, as it writes it; may be empty.
+    pub(crate) options: String,
     /// `{tagged}`: does the source name its colours?
     pub(crate) tagged: bool,
     /// `{profile}`: H.264's profile as caps name it; `{profile-number}`: as the kernel numbers it.
@@ -42,6 +44,7 @@ impl Wishes {
             "threads" => Some(self.threads.to_string()),
             "decoder-threads" => Some(self.decoder_threads.to_string()),
             "preset" => Some(self.preset.clone()),
+            "options" => Some(self.options.clone()).filter(|options| !options.is_empty()),
             "tagged" => Some(self.tagged.to_string()),
             "profile" => self.profile.map(str::to_owned),
             "profile-number" => self.profile.map(|name| number_of(name).to_string()),

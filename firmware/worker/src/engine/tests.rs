@@ -1,8 +1,9 @@
 use gstreamer as gst;
 use gstreamer_video as gst_video;
-use livepeer::profile::{Gop, Profile, VideoCodec, preset};
+use livepeer::profile::{CodecProfile, Gop, Profile, VideoCodec, preset};
 use livepeer::units::{BitsPerSecond, FrameRate};
 use mpegts::{AccessUnit, Ticks};
+use sandbox::preset::Preset;
 
 use super::route::Route;
 use super::table::{DecoderRow, EncoderRow, KeyFrames, Life, Memory, Row, ScalerRow, Setting, set};
@@ -127,7 +128,8 @@ fn rehearsal(encoders: &'static [EncoderRow]) -> Engine {
 }
 
 fn segment(frames: u8, bframes: u32) -> Vec<Coded> {
-    let tuning = Tuning { bframes: Some(bframes), ..Tuning::default() };
+    let mut tuning = Tuning::default();
+    tuning.bframes = Some(bframes);
     encode(&Engine::software(tuning), &preset("360p").unwrap(), frames)
 }
 
@@ -221,4 +223,42 @@ fn what_a_segment_does_not_use_is_closed_when_the_next_one_begins() {
     assert_eq!(engine.warm().waiting(), 1, "the first was passed over");
     engine.warm().clear();
     assert_eq!(engine.warm().waiting(), 0);
+}
+
+/// What x264 says of its own settings in the first picture.
+fn told(aim: Preset, codec_profile: CodecProfile, size: (u32, u32)) -> String {
+    let engine = Engine::software(aim.into());
+    let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, size.0, size.1).build().unwrap();
+    let setup = Setup { frames: info.clone(), tagged: false, rate: (30, 1), uneven: false, threads: 1 };
+    let profile = Profile { codec_profile, ..preset("240p").unwrap() };
+    let mut encoder = Encoder::start(&profile, &setup, &engine, START).unwrap();
+    encoder.push(&picture(0, &info), START).unwrap();
+    let coded = encoder.finish().unwrap();
+    let text = String::from_utf8_lossy(&coded[0].data).into_owned();
+    let (_, options) = text.split_once(" options: ").expect("x264 tells its settings");
+    options.chars().take_while(|c| c.is_ascii_graphic() || *c == ' ').collect()
+}
+
+#[test]
+fn x264_does_as_the_preset_says_for_pictures_of_each_size() {
+    gst::init().unwrap();
+    let open = CodecProfile::EncoderDefault;
+    for (aim, size, wanted) in [
+        (Preset::Latency, (426, 240), "subme=1 mbtree=1 rc_lookahead=10 trellis=0 bframes=1"),
+        (Preset::Balanced, (426, 240), "subme=2 mbtree=1 rc_lookahead=10 trellis=1 bframes=1"),
+        (Preset::Balanced, (854, 480), "subme=1 mbtree=1 rc_lookahead=10 trellis=0 bframes=1"),
+        (Preset::Balanced, (1280, 720), "subme=1 mbtree=1 rc_lookahead=10 trellis=0 bframes=0"),
+        (Preset::Quality, (640, 360), "subme=4 mbtree=1 rc_lookahead=20 trellis=1 ref=2 bframes=1"),
+        (Preset::Quality, (1920, 1080), "subme=4 mbtree=1 rc_lookahead=20 trellis=1 ref=1 bframes=0"),
+    ] {
+        let options = told(aim, open, size);
+        let all: Vec<&str> = options.split(' ').collect();
+        for option in wanted.split(' ') {
+            assert!(all.contains(&option), "{aim} {size:?}: no {option} in {options}");
+        }
+    }
+    let strict = told(Preset::Balanced, CodecProfile::H264ConstrainedHigh, (426, 240));
+    assert!(strict.contains("bframes=0"), "the profile allows none: {strict}");
+    let high = told(Preset::Balanced, CodecProfile::H264High, (1280, 720));
+    assert!(high.contains("bframes=3"), "the profile stands for three: {high}");
 }

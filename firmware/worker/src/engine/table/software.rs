@@ -73,6 +73,7 @@ pub(crate) const SOFTWARE: Row = Row {
             16,
             &[
                 set("speed-preset", &["{preset}"]),
+                set("option-string", &["{options}"]),
                 set("bitrate", &["{kbit}"]),
                 set("vbv-buf-capacity", &["1000"]),
                 set("pass", &["cbr"]).for_rate(),
