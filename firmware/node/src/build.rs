@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chain::{ARBITRUM_ONE, ChainConfig, ChainError, EthBroker};
 use ledger::{Ledger, LedgerError, OpenOptions};
+use livepeer::address::Address;
 use livepeer::credentials::TokenKey;
 use livepeer::recipient_rand::RecipientSecret;
 use livepeer::units::Timestamp;
@@ -17,7 +18,7 @@ use orchestrator::prices::FeedReport;
 use orchestrator::redeemer::RedeemerError;
 use orchestrator::remote::{Remotes, Workforce};
 use orchestrator::tls::TlsError;
-use orchestrator::{Orchestrator, Parts, Redeemer, Till};
+use orchestrator::{Orchestrator, Parts, Redeemer, Signer as _, Till};
 use sandbox::jail::{JailPlan, ProcessLimits};
 use sandbox::launch::{CgroupRoot, LaunchPlan};
 use sandbox::memfd::MemfdError;
@@ -169,6 +170,7 @@ pub(crate) fn pool(config: &Config, state_dir: &Path) -> Result<Workshop, NodeEr
     let registry = state_dir.join("gstreamer-registry.bin");
     let limits = ProcessLimits { memory: workers.memory_mib << 20, ..ProcessLimits::default() };
     let launch = LaunchPlan::software(worker_program(workers)?, JailPlan::software(limits), Some(registry.clone()))
+        .with_preset(workers.preset)
         .with_delegated_cgroup();
     let threads = workers.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
     let threads = threads.unwrap_or(1);
@@ -259,6 +261,8 @@ pub(crate) struct OnChain {
     pub(crate) ledger: Ledger,
     pub(crate) till: Till<EthBroker, SignerClient>,
     pub(crate) redeemer: Redeemer<EthBroker, SignerClient>,
+    /// The account that pays for gas.
+    pub(crate) hot: Address,
     /// Where what the price feed tells goes.
     pub(crate) feed: watch::Sender<FeedReport>,
 }
@@ -274,7 +278,7 @@ pub(crate) async fn on_chain(
     if signer.chain_id() != Some(chain.chain_id) {
         return Err(NodeError::SignerChain { signer: signer.chain_id(), configured: chain.chain_id });
     }
-    let recipient = chain.recipient;
+    let (recipient, hot) = (chain.recipient, signer.account());
     let broker = Arc::new(EthBroker::new(chain.clone(), Box::new(|| Timestamp(LinuxClock.unix_seconds())))?);
     first_look(&broker, shutdown).await?;
     let dir = state_dir.join("ledger");
@@ -298,7 +302,7 @@ pub(crate) async fn on_chain(
         feed,
         redeemer: reported,
     });
-    Ok(OnChain { broker, ledger, till, redeemer, feed: told })
+    Ok(OnChain { broker, ledger, till, redeemer, hot, feed: told })
 }
 
 /// Waits for the signer: it starts beside us, and may take a password first.

@@ -8,7 +8,10 @@ use millrace_hal::thermal::{HeatLimits, Limits};
 use orchestrator::redeemer::RoundsConfig;
 use orchestrator::remote::RemoteConfig;
 use orchestrator::{PaymentConfig, RedeemerConfig};
+use sandbox::preset::Preset;
 use serde::Deserialize;
+
+use crate::admin::{AdminConfig, Exposed};
 
 /// The whole configuration. Every key is read at start; a reload applies none of them.
 #[derive(Debug, Clone, Deserialize)]
@@ -21,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) status_socket: Option<PathBuf>,
     /// Socket of millrace-signer; used on chain only. Default `/run/millrace-signer/signer.sock`.
     pub(crate) signer_socket: PathBuf,
+    /// What operators see and set over HTTP.
+    pub(crate) admin: AdminConfig,
     /// How gateways are served.
     pub(crate) serve: orchestrator::Config,
     /// The boxes that may attach to us and transcode for us.
@@ -48,6 +53,7 @@ impl Default for Config {
             state_dir: None,
             status_socket: None,
             signer_socket: PathBuf::from("/run/millrace-signer/signer.sock"),
+            admin: AdminConfig::default(),
             serve: orchestrator::Config::default(),
             remote: RemoteConfig::default(),
             workers: Workers::default(),
@@ -76,6 +82,8 @@ pub(crate) struct Workers {
     /// Segments at the same time, each of another session. Range 1–1024, default: one for two threads, at least two
     /// where there are two.
     pub(crate) slots: Option<usize>,
+    /// What software encoders aim at: `latency`, `balanced` (default) or `quality`.
+    pub(crate) preset: Preset,
     /// Engines in the order in which they are tried; those left out are not. Where none works, and for what they cannot
     /// do, the processor works. Default `["jetson", "nvidia", "va", "qsv", "v4l2", "software"]`.
     pub(crate) engines: Vec<Engine>,
@@ -83,7 +91,15 @@ pub(crate) struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { program: None, idle: 1, memory_mib: 1536, threads: None, slots: None, engines: Engine::ALL.to_vec() }
+        Self {
+            program: None,
+            idle: 1,
+            memory_mib: 1536,
+            threads: None,
+            slots: None,
+            preset: Preset::default(),
+            engines: Engine::ALL.to_vec(),
+        }
     }
 }
 
@@ -185,6 +201,8 @@ pub(crate) enum ConfigError {
     Chain(#[from] chain::ConfigError),
     #[error("configuration")]
     Transcoder(#[from] transcoder::ConfigError),
+    #[error(transparent)]
+    Admin(#[from] Exposed),
     #[error("configuration: a node has one role: transcoder and {0} exclude each other")]
     Roles(&'static str),
     #[error("configuration: workers.{key} is {value}, must be {min} to {max}")]
@@ -217,6 +235,7 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let part = |section| move |source| ConfigError::Part { section, source };
+        self.admin.check()?;
         self.serve.check().map_err(part("serve"))?;
         self.remote.check().map_err(part("remote"))?;
         self.payment.check().map_err(part("payment"))?;
@@ -287,6 +306,20 @@ mod tests {
         assert_eq!((config.redeem.confirmations, config.redeem.stuck_after_s), (2, 300));
         assert_eq!(config.payment.price_per_pixel.to_string(), "0.7");
         assert!(read(&text.replace("rpc = [\"http://127.0.0.1:8545\"]", "rpc = []")).is_err());
+    }
+
+    #[test]
+    fn operators_are_answered_on_loopback_unless_told_otherwise() {
+        assert_eq!(read("").unwrap().admin.listen, None);
+        assert!(
+            read("[admin]\nlisten = \"127.0.0.1:7935\"\n").is_ok() && read("[admin]\nlisten = \"[::1]:1\"\n").is_ok()
+        );
+        for address in ["0.0.0.0:7935", "192.0.2.1:7935", "[::]:7935"] {
+            let open = format!("[admin]\nlisten = \"{address}\"\n");
+            let error = read(&open).unwrap_err().to_string();
+            assert!(error.contains(&format!("admin.listen is {address}, which others can reach")), "{error}");
+            assert!(read(&format!("{open}allow_remote = true\n")).is_ok());
+        }
     }
 
     #[test]

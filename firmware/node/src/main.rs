@@ -4,10 +4,12 @@
 //! ledger, build, say ready, wait, drain, end. What the parts do stands in their crates; how they are put
 //! together in [`build`].
 
+mod admin;
 mod attached;
 mod build;
 mod config;
 mod hardware;
+mod metrics;
 mod run;
 mod sensing;
 mod speed;
@@ -22,7 +24,8 @@ use crate::config::Config;
 /// Serve Livepeer gateways: transcode their segments, keep their tickets, redeem the winners.
 ///
 /// Without a configuration the node works off-chain on port 8935 and keeps its state in ./millrace-state.
-/// MILLRACE_LOG sets what is logged, such as `info` or `warn,orchestrator=debug`.
+/// MILLRACE_LOG sets what is logged, such as `info` or `warn,orchestrator=debug`. With `[admin] listen` in the
+/// configuration it answers operators there, and Prometheus at /metrics.
 ///
 /// Exit status: 0 stopped as asked, 64 called wrongly, 69 something needed is missing, 70 own fault,
 /// 77 not permitted, 78 configuration wrong.

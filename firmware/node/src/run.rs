@@ -15,14 +15,17 @@ use std::time::Duration;
 use millrace_hal::LinuxClock;
 use service::status::NodeStatus;
 use service::{Heartbeats, Shutdown};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{self, Admin};
 use crate::build::{self, NodeError};
 use crate::config::Config;
 use crate::hardware::{self, Board, Throttle};
+use crate::metrics::Origin;
 use crate::speed::SpeedMemory;
 
 /// The longest pulse of the tasks that have one; a redemption may wait this long for slow endpoints.
@@ -75,6 +78,7 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     let state_dir = build::state_dir(state_dir, &config)?;
     let token_key = build::token_key(&state_dir)?;
     let (listener, service_uri) = build::listen(&config).await?;
+    let admin_port = admin::bind(&config.admin).await?;
     let tls = build::tls(&config, &state_dir, &service_uri)?;
     let build::Workshop { pool, driver, parallel, cgroups } = build::pool(&config, &state_dir)?;
     let on_chain = match &config.chain {
@@ -87,9 +91,11 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     let mut tasks = Tasks::default();
     let pool_stop = stop.workers.clone();
     tasks.spawn("workers", async move { Ok(driver.run(pool_stop).await?) });
-    let (mut till, mut ledger) = (None, None);
+    let (mut till, mut ledger, mut chain) = (None, None, None);
     if let Some(parts) = on_chain {
         let (broker, redeemer) = (parts.broker, parts.redeemer);
+        let (recipient, hot, desk) = (parts.till.recipient(), parts.hot, redeemer.desk());
+        chain = Some(admin::OnChain { broker: Arc::clone(&broker), recipient, hot, desk });
         let (asked, payment) = (Arc::clone(&broker), config.payment.clone());
         tasks.spawn("chain", async move { match broker.run().await? {} });
         if orchestrator::prices::need_feed(&payment) {
@@ -124,7 +130,13 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     let throttle = Throttle { pool: pool.clone(), parallel, cgroups };
     look_after(&mut tasks, &config, &state_dir, throttle, tell, &heartbeats, &stop.workers);
     let socket = build::status_socket(&config, &state_dir);
-    serve_status(&mut tasks, socket, &node, &pool, board, &heartbeats, &stop);
+    let status = serve_status(&mut tasks, socket, &node, &pool, board, &heartbeats, &stop);
+    if let Some(port) = admin_port {
+        let orchestrator = chain.as_ref().map(|chain| chain.recipient.to_string());
+        let (origin, measures) = (Origin::here("orch", orchestrator), node.meters().measures.clone());
+        let admin = Admin { status, origin, measures, node: Some(Arc::clone(&node)), chain };
+        answer_operators(&mut tasks, admin, port, &stop.workers);
+    }
     let watched = Arc::clone(&heartbeats);
     tasks.spawn("watchdog", async move {
         watched.feed_watchdog().await;
@@ -235,7 +247,7 @@ pub(crate) fn look_after(
         hardware::watch(thermal, throttle, tell, beat).await;
         Ok(())
     });
-    let memory = SpeedMemory::new(state_dir, &config.thermal.hardware_root, parallel, pool);
+    let memory = SpeedMemory::new(state_dir, &config.thermal.hardware_root, parallel, config.workers.preset, pool);
     let forgetting = stop.clone();
     tasks.spawn("speed", async move {
         memory.keep(forgetting).await;
@@ -280,7 +292,7 @@ fn serve_status(
     board: watch::Receiver<Board>,
     heartbeats: &Arc<Heartbeats>,
     stop: &Stop,
-) {
+) -> watch::Receiver<NodeStatus> {
     let starting = NodeStatus { mode: "starting".to_owned(), ..NodeStatus::default() };
     let (publish, status) = watch::channel(starting);
     let (node, workers) = (Arc::clone(node), build::workers_status(pool));
@@ -299,9 +311,20 @@ fn serve_status(
         orchestrator::status::publish(node, local, mode, publish, beat).await;
         Ok(())
     });
+    let seen = status.clone();
     tasks.spawn("status socket", async move {
         let served = service::status::serve_status(&path, status).await;
         match served.map_err(|source| NodeError::Status { path, source })? {}
+    });
+    seen
+}
+
+/// Answers operators until the workers end.
+pub(crate) fn answer_operators(tasks: &mut Tasks, admin: Admin, port: TcpListener, stop: &CancellationToken) {
+    let stop = stop.clone();
+    tasks.spawn("admin", async move {
+        admin::serve(admin, port, stop).await;
+        Ok(())
     });
 }
 

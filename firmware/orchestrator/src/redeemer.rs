@@ -29,12 +29,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sign::{SignError, Signer};
 
+mod asked;
 mod config;
 mod errands;
 mod patience;
 mod report;
 mod settle;
 
+pub use asked::{AskError, Desk, Wanted};
 pub use config::RedeemerConfig;
 pub use errands::{RewardReport, RoundsConfig};
 pub use patience::Patience;
@@ -76,7 +78,12 @@ pub struct Redeemer<B, S> {
     doubts: HashMap<(H256, Doubt), Instant>,
     /// When each transaction on its way was last sent, and when it was first.
     sent: HashMap<H256, Sent>,
+    /// The signer refused a batch, so there are none.
+    alone: bool,
     errands: errands::Errands,
+    desk: Desk,
+    asked: tokio::sync::mpsc::Receiver<asked::Asked>,
+    wish: asked::Wish,
     cleared: Option<Instant>,
     balance_read: Option<Instant>,
     last_l1_block: Option<u64>,
@@ -114,6 +121,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         config: RedeemerConfig,
     ) -> (Self, watch::Receiver<RedeemerReport>) {
         let (report, reported) = watch::channel(RedeemerReport::default());
+        let (desk, asked) = Desk::new();
         let redeemer = Self {
             broker,
             signer,
@@ -124,7 +132,11 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             patience: HashMap::new(),
             doubts: HashMap::new(),
             sent: HashMap::new(),
+            alone: false,
             errands: errands::Errands::default(),
+            desk,
+            asked,
+            wish: asked::Wish::default(),
             cleared: None,
             balance_read: None,
             last_l1_block: None,
@@ -138,12 +150,14 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
     /// # Errors
     /// [`RedeemerError`] when the ledger can no longer be written.
     pub async fn run(mut self, heartbeat: Heartbeat, stopping: CancellationToken) -> Result<(), RedeemerError> {
+        let broker = Arc::clone(&self.broker);
         while !stopping.is_cancelled() {
             self.work().await?;
             heartbeat.beat();
             tokio::select! {
-                () = self.broker.head_changed() => {}
+                () = broker.head_changed() => {}
                 () = tokio::time::sleep(TICK) => {}
+                () = self.next_wish() => {}
                 () = stopping.cancelled() => {}
             }
         }
@@ -161,7 +175,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         let errand_in_block = self.settle_errand(&head).await?;
         let all_in_blocks = self.settle(&head).await? && errand_in_block;
         self.give_up(&head).await?;
-        if all_in_blocks && !self.run_errands(&head).await? {
+        if all_in_blocks && !self.begin_wish(&head).await? && !self.run_errands(&head).await? {
             self.redeem_next(&head).await?;
         }
         self.clear_away(&head).await?;
@@ -188,7 +202,12 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             return Ok(());
         }
         let (l1_block, round) = (head.l1_block, head.round);
-        for winner in self.book(move |ledger| Ok(ledger.due(l1_block, round))).await? {
+        let due = self.book(move |ledger| Ok(ledger.due(l1_block, round))).await?;
+        match self.redeem_together(&due, head).await? {
+            Tried::NotNow => {}
+            Tried::Sent | Tried::NoChain => return Ok(()),
+        }
+        for winner in due {
             let ticket = winner.hash();
             if self.patience.get(&ticket).is_some_and(|patience| !patience.over()) {
                 continue;
@@ -205,20 +224,51 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         Ok(())
     }
 
-    async fn redeem(&mut self, winner: &WinningTicket, head: &ChainHead) -> Result<Tried, RedeemerError> {
-        let (ticket, from) = (winner.hash(), self.signer.account());
-        let nonce = match self.broker.account_nonce(from).await {
+    /// The account nonce of a new transaction, when the chain and the ledger agree on it.
+    async fn free_nonce(&mut self, ticket: H256) -> Result<Option<u64>, RedeemerError> {
+        let nonce = match self.broker.account_nonce(self.signer.account()).await {
             Ok(nonce) => nonce,
             Err(error) => {
                 self.note_fault(ticket, &error);
-                return Ok(Tried::NoChain);
+                return Ok(None);
             }
         };
         // An endpoint that lags would give us a nonce that one of ours has already.
         let submitted = self.book(|ledger| Ok(ledger.submitted())).await?;
-        if submitted.iter().any(|recorded| recorded.submission().account_nonce >= nonce) {
-            return Ok(Tried::NoChain);
-        }
+        Ok(Some(nonce).filter(|nonce| submitted.iter().all(|recorded| recorded.submission().account_nonce < *nonce)))
+    }
+
+    /// Several due winners in one transaction, when that can be. What is refused here, or was tried before, is tried alone.
+    async fn redeem_together(&mut self, due: &[WinningTicket], head: &ChainHead) -> Result<Tried, RedeemerError> {
+        let ready = |winner: &&WinningTicket| self.patience.get(&winner.hash()).is_none_or(Patience::over);
+        let fresh = |winner: &&WinningTicket| {
+            matches!(self.ledger.redemption(winner.hash()), Some(Redemption::Held { failures: 0 }))
+        };
+        let most = if self.alone { 1 } else { self.config.batch };
+        // Who is due first goes first, be it alone.
+        let winners: Vec<WinningTicket> = due.iter().filter(ready).take_while(fresh).take(most).copied().collect();
+        let (Some(first), true) = (winners.first().map(WinningTicket::hash), winners.len() > 1) else {
+            return Ok(Tried::NotNow);
+        };
+        let Some(nonce) = self.free_nonce(first).await? else { return Ok(Tried::NoChain) };
+        let prepared = match self.broker.prepare_batch(&winners, self.signer.account(), nonce).await {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => return Ok(Tried::NotNow),
+            Err(error) => {
+                self.note_fault(first, &error);
+                return Ok(if error.class == FaultClass::Transport { Tried::NoChain } else { Tried::NotNow });
+            }
+        };
+        self.note_success();
+        let tickets: Vec<H256> = prepared.winners.iter().map(WinningTicket::hash).collect();
+        tracing::info!(tickets = tickets.len(), cost = %prepared.cost, nonce, "tickets are redeemed together");
+        self.sign_record_send(&prepared.winners, prepared.transaction, head, 0).await?;
+        Ok(if tickets.iter().any(|ticket| self.sent.contains_key(ticket)) { Tried::Sent } else { Tried::NotNow })
+    }
+
+    async fn redeem(&mut self, winner: &WinningTicket, head: &ChainHead) -> Result<Tried, RedeemerError> {
+        let (ticket, from) = (winner.hash(), self.signer.account());
+        let Some(nonce) = self.free_nonce(ticket).await? else { return Ok(Tried::NoChain) };
         let prepared = match self.broker.prepare(winner, from, nonce).await {
             Ok(prepared) => prepared,
             Err(error) => return self.refused(winner, &error).await,
@@ -235,21 +285,27 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             tracing::debug!(?ticket, ?verdict, %face_value, %payout, %cost, "redemption waits");
             return Ok(Tried::NotNow);
         }
-        self.sign_record_send(winner, prepared.transaction, head, 0).await?;
+        self.sign_record_send(std::slice::from_ref(winner), prepared.transaction, head, 0).await?;
         Ok(if self.sent.contains_key(&ticket) { Tried::Sent } else { Tried::NotNow })
     }
 
     /// The order is the point: signed, recorded durably, and only then sent.
     async fn sign_record_send(
         &mut self,
-        winner: &WinningTicket,
+        winners: &[WinningTicket],
         transaction: Transaction,
         head: &ChainHead,
         attempt: u32,
     ) -> Result<(), RedeemerError> {
-        let ticket = winner.hash();
+        let tickets: Vec<H256> = winners.iter().map(WinningTicket::hash).collect();
+        let Some(ticket) = tickets.first().copied() else { return Ok(()) };
         let signed = match self.signer.sign_transaction(&transaction).await {
             Ok(signed) => signed,
+            Err(SignError::Refused(refusal)) if tickets.len() > 1 => {
+                tracing::warn!(reason = %refusal, "a batch was not signed: from now on tickets are redeemed one by one");
+                self.alone = true;
+                return Ok(());
+            }
             Err(error) => {
                 self.note_signer(ticket, &error);
                 return Ok(());
@@ -257,8 +313,14 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         };
         self.report.send_modify(|report| report.signer_fault = None);
         let (account_nonce, at) = (transaction.nonce, head.l2_block);
-        let submission = Submission { hash: signed.hash, account_nonce, signed: signed.bytes, at, attempt };
-        let recorded = match self.book(move |ledger| ledger.submit(ticket, submission)).await {
+        let together = tickets.len() > 1;
+        let carried = if together { tickets } else { Vec::new() };
+        let submission =
+            Submission { hash: signed.hash, account_nonce, signed: signed.bytes, at, attempt, tickets: carried };
+        let record = move |ledger: &Ledger| {
+            if together { ledger.submit_batch(submission) } else { ledger.submit(ticket, submission) }
+        };
+        let recorded = match self.book(record).await {
             Ok(recorded) => recorded,
             Err(RedeemerError::Ledger(
                 error @ (LedgerError::OutOfOrder(_)
@@ -271,7 +333,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             Err(error) => return Err(error),
         };
         let now = Instant::now();
-        self.sent.insert(ticket, Sent { first: now, last: now });
+        self.sent.insert(recorded.ticket(), Sent { first: now, last: now });
         self.broadcast(&recorded).await;
         Ok(())
     }

@@ -65,6 +65,8 @@ pub(super) struct Errands {
     /// A round seen uninitialised, and when we may initialise it.
     uninitialised: Option<(Round, Instant)>,
     sent: Option<Sent>,
+    /// What last went wrong.
+    pub(super) wrong: Option<String>,
 }
 
 impl Errands {
@@ -100,15 +102,18 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
                 TransactionStatus::Mined { .. } => {
                     tracing::info!(errand = ?sent.errand, tx = ?hash, "errand was done");
                     self.errands.patience = Patience::default();
+                    self.answer_wish(sent.errand, Ok(hash));
                     return self.end_errand().await;
                 }
                 TransactionStatus::Reverted { .. } => {
                     tracing::warn!(errand = ?sent.errand, tx = ?hash, "errand's transaction was reverted");
                     self.errand_waits();
+                    self.answer_wish(sent.errand, Err("its transaction was reverted"));
                     return self.end_errand().await;
                 }
                 TransactionStatus::Replaced => {
                     tracing::warn!(errand = ?sent.errand, tx = ?hash, "another transaction took the errand's nonce");
+                    self.answer_wish(sent.errand, Err("another transaction took its nonce"));
                     return self.end_errand().await;
                 }
                 status if hash == sent.submission.hash => latest = status,
@@ -205,7 +210,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         self.begin_errand(Errand::InitializeRound(head.round), head).await
     }
 
-    async fn begin_errand(&mut self, errand: Errand, head: &ChainHead) -> Result<bool, RedeemerError> {
+    pub(super) async fn begin_errand(&mut self, errand: Errand, head: &ChainHead) -> Result<bool, RedeemerError> {
         let from = self.signer.account();
         let nonce = match self.broker.account_nonce(from).await {
             Ok(nonce) => nonce,
@@ -251,7 +256,8 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             }
         };
         let (account_nonce, at) = (transaction.nonce, head.l2_block);
-        let submission = Submission { hash: signed.hash, account_nonce, signed: signed.bytes, at, attempt };
+        let submission =
+            Submission { hash: signed.hash, account_nonce, signed: signed.bytes, at, attempt, tickets: Vec::new() };
         let recorded = match self.book(move |ledger| ledger.send_on_errand(errand, submission)).await {
             Ok(recorded) => recorded,
             Err(RedeemerError::Ledger(
@@ -284,6 +290,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
     }
 
     fn errand_wrong(&mut self, errand: Errand, reason: String) {
+        self.errands.wrong = Some(reason.clone());
         if matches!(errand, Errand::Reward(_)) {
             self.report.send_modify(|report| {
                 report.reward.missing = Some(reason);
