@@ -4,6 +4,7 @@ mod chain;
 mod engines;
 mod fleet;
 mod gateway;
+mod hostile;
 mod media;
 mod node;
 mod offchain;

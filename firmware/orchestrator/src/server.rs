@@ -1,10 +1,10 @@
 //! The one port: gRPC and HTTP, over TLS with h2 and http/1.1, or over plain text.
 //!
-//! Walk 1, step 1. A connection needs a permit before it is accepted, may take only so long to shake hands and
-//! to send a request's head, and is told to finish when the node stops. A panic costs its request.
+//! Walk 1, step 1. A connection needs a permit before it is accepted, may take only so long to shake hands, to send a
+//! request's head and to take its answer ([`watch`]), and is told to finish when the node stops. A panic costs its request.
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,10 @@ use crate::rendition_store::Stored;
 use crate::sign::Signer;
 use crate::{payment, remote, segment};
 
+mod watch;
+
+use self::watch::{Enough, Watch};
+
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a request's head may take, and so how long an idle HTTP/1.1 connection lives: longer than the minute
@@ -49,10 +53,14 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Requests at the same time on one h2 connection.
 const STREAMS: u32 = 64;
+/// Largest piece of an upload that a peer may send at once over h2; the least a peer must be allowed is a quarter of it.
+const FRAME: u32 = 64 << 10;
 /// Largest head of a request. A payment of 600 tickets takes some 65 KiB of it.
 const HEADER_LIST: u32 = 192 << 10;
 /// Largest gRPC message.
 const GRPC_MESSAGE: usize = 256 << 10;
+/// How long any answer may be on its way but those to a segment and to a transcoder's result, which have their own times.
+const ANSWER: Duration = Duration::from_secs(20);
 /// How long to wait after `accept` failed, when descriptors ran out say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -125,12 +133,18 @@ fn not_found() -> Response {
     response
 }
 
-/// A panic costs its request, and is told.
+/// A panic costs its request, and is told; so does a request that never ends.
 async fn catch_panic(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
+    let within = if matches!(path.as_str(), "/segment" | "/transcodeResults") { Duration::MAX } else { ANSWER };
+    match tokio::time::timeout(within, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
         Err(_) => {
+            let mut response = Response::new(Body::from("Request Timeout\n"));
+            *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+            response
+        }
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
             tracing::error!(path, "a request panicked: report this, with the lines before it");
             let mut response = Response::new(Body::from("Internal Server Error\n"));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -233,25 +247,45 @@ async fn speak(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
+        .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST);
+    let watch = Watch::new();
+    let watched = watch.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        let under_way = watched.begin();
         request.extensions_mut().insert(Peer(address));
         let mut router = router.clone();
         async move {
             let ready: Result<_, Infallible> = ServiceExt::<Request>::ready(&mut router).await;
-            ready?.call(request.map(Body::new)).await
+            let response = ready?.call(request.map(Body::new)).await?;
+            Ok::<_, Infallible>(response.map(|body| under_way.answer(body)))
         }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut leaving = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = stopping.cancelled(), if !leaving => leaving = true,
+            reason = watch.enough() => {
+                tracing::debug!(peer = %address, %reason, "connection was ended");
+                if reason != Enough::Idle {
+                    return;
+                }
+            }
         }
+        connection.as_mut().graceful_shutdown();
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %address, error = %error, "connection broke");
+    }
+}
+
+/// Whose connections count together: an address, or of IPv6 the network of 64 bits that one subscriber has.
+fn household(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 => v4,
     }
 }
 
@@ -271,6 +305,7 @@ struct Place {
 
 impl Crowd {
     fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let peer = household(peer);
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let count = peers.entry(peer).or_default();
         if *count >= self.most {
@@ -305,5 +340,15 @@ mod tests {
         assert!(crowd.enter(one).is_none() && crowd.enter(other).is_some());
         drop(places);
         assert!(crowd.enter(one).is_some());
+    }
+
+    #[test]
+    fn who_has_a_network_is_still_one_peer() {
+        let crowd = Arc::new(Crowd { most: 1, peers: Mutex::default() });
+        let peer = |text: &str| crowd.enter(text.parse().unwrap());
+        let _held = peer("2001:db8:1:2::1").unwrap();
+        assert!(peer("2001:db8:1:2:ffff::9").is_none() && peer("2001:db8:1:3::1").is_some());
+        let _mapped = peer("::ffff:192.0.2.1").unwrap();
+        assert!(peer("192.0.2.1").is_none() && peer("::ffff:192.0.2.2").is_some());
     }
 }

@@ -11,6 +11,7 @@ use livepeer::address::H256;
 use sandbox::memfd::{MemfdError, Sealed, Writer};
 use tiny_keccak::{Hasher, Keccak};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::node::Orchestrator;
@@ -21,6 +22,8 @@ use crate::reject::Rejection;
 pub(crate) const MAX_SEGMENT: u64 = 300_000_000;
 /// Longest silence in an upload.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Bytes that are hashed at a time, beside the receiving.
+const BATCH: usize = 128 << 10;
 /// What is still read of an upload that was refused, so that an HTTP/1.1 peer gets to see why.
 const LINGER: Duration = Duration::from_millis(300);
 /// Type of a body that is a URL.
@@ -85,8 +88,9 @@ async fn gather<T, B, S>(
     deadline: Instant,
 ) -> Result<Received, Rejection> {
     let internal = |error: MemfdError| Rejection::Internal(error.to_string());
+    let lost = |error: JoinError| Rejection::Internal(error.to_string());
     let mut writer = Writer::new(MAX_SEGMENT).map_err(internal)?;
-    let mut hasher = Keccak::v256();
+    let mut hashing = Hashing::default();
     let mut memory = None;
     loop {
         let silence = deadline.min(Instant::now() + SILENCE);
@@ -104,11 +108,54 @@ async fn gather<T, B, S>(
         }
         node.upload_memory.cover(&mut memory, length)?;
         writer.append(&data).map_err(internal)?;
-        hasher.update(&data);
+        hashing.update(data).await.map_err(lost)?;
     }
-    let mut hash = H256::zero();
-    hasher.finalize(hash.as_bytes_mut());
+    let hash = hashing.finish().await.map_err(lost)?;
     Ok(Received { segment: writer.seal().map_err(internal)?, hash, memory })
+}
+
+/// keccak-256 beside the receiving, which it would otherwise hold up by as long again. A thread is borrowed for each
+/// batch, so that none is held while a slow peer sends.
+#[derive(Default)]
+struct Hashing {
+    /// The batches so far; none when nothing was hashed yet.
+    running: Option<JoinHandle<Keccak>>,
+    batch: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Hashing {
+    async fn update(&mut self, data: Bytes) -> Result<(), JoinError> {
+        self.bytes += data.len();
+        self.batch.push(data);
+        if self.bytes < BATCH {
+            return Ok(());
+        }
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        let mut keccak = self.hashed().await?;
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            batch.iter().for_each(|piece| keccak.update(piece));
+            keccak
+        }));
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<H256, JoinError> {
+        let mut keccak = self.hashed().await?;
+        self.batch.iter().for_each(|piece| keccak.update(piece));
+        let mut hash = H256::zero();
+        keccak.finalize(hash.as_bytes_mut());
+        Ok(hash)
+    }
+
+    /// The state behind all batches so far.
+    async fn hashed(&mut self) -> Result<Keccak, JoinError> {
+        match self.running.take() {
+            Some(running) => running.await,
+            None => Ok(Keccak::v256()),
+        }
+    }
 }
 
 /// Reads on for a moment: an HTTP/1.1 peer that is cut off while it sends may never see the answer.
@@ -116,5 +163,27 @@ pub(crate) async fn linger(body: &mut Body) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
     if tokio::time::timeout(LINGER, rest).await.is_err() {
         tracing::debug!("refused upload was cut off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use livepeer::address::keccak256;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_hash_is_the_same_however_an_upload_is_cut() {
+        let content: Vec<u8> = (0..300_007_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for (length, piece) in
+            [(0, 1), (1, 1), (BATCH - 1, 1000), (BATCH, BATCH), (BATCH + 1, 16_384), (content.len(), 65_536)]
+        {
+            let upload = Bytes::from(content.clone()).slice(..length);
+            let mut hashing = Hashing::default();
+            for at in (0..length).step_by(piece) {
+                hashing.update(upload.slice(at..length.min(at + piece))).await.unwrap();
+            }
+            assert_eq!(hashing.finish().await.unwrap(), keccak256(&upload), "{length} by {piece}");
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! A peer of the node on the wire: one connection per request, HTTP version chosen, certificates not checked.
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -18,7 +19,7 @@ use prost::Message;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
 /// Which HTTP is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,20 @@ pub(crate) fn tls(speak: Speak) -> Arc<ClientConfig> {
 
 /// Sends a request and returns as soon as the head of the answer is there.
 pub(crate) async fn open(uri: &str, speak: Speak, request: Request<Full<Bytes>>) -> Response<Incoming> {
+    open_from(Ipv4Addr::LOCALHOST, uri, speak, request).await
+}
+
+/// The same from another address of this machine.
+pub(crate) async fn open_from(
+    source: Ipv4Addr,
+    uri: &str,
+    speak: Speak,
+    request: Request<Full<Bytes>>,
+) -> Response<Incoming> {
     let base: Uri = uri.parse().unwrap();
-    let stream = TcpStream::connect(base.authority().unwrap().as_str()).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    let stream = socket.connect(base.authority().unwrap().as_str().parse().unwrap()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     if base.scheme_str() == Some("http") {
         return over(stream, speak, request).await;
@@ -90,19 +103,34 @@ pub(crate) async fn get(uri: &str, speak: Speak, path: &str) -> Response<Incomin
     open(uri, speak, request.body(Full::default()).unwrap()).await
 }
 
-/// A unary gRPC call: the answer, or the error's text.
-pub(crate) async fn call<Q: Message, A: Message + Default>(uri: &str, method: &str, question: &Q) -> Result<A, String> {
+/// A gRPC call, to be sent.
+pub(crate) fn question<Q: Message>(uri: &str, method: &str, question: &Q) -> Request<Full<Bytes>> {
     let message = question.encode_to_vec();
     let mut body = BytesMut::new();
     body.put_u8(0);
     body.put_u32(u32::try_from(message.len()).unwrap());
     body.extend_from_slice(&message);
-    let request = Request::post(format!("{uri}/net.Orchestrator/{method}"))
+    Request::post(format!("{uri}/net.{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Full::new(body.freeze()))
-        .unwrap();
-    let response = open(uri, Speak::Http2, request).await;
+        .unwrap()
+}
+
+/// A unary gRPC call: the answer, or the error's text.
+pub(crate) async fn call<Q: Message, A: Message + Default>(uri: &str, method: &str, asked: &Q) -> Result<A, String> {
+    call_from(Ipv4Addr::LOCALHOST, uri, method, asked).await
+}
+
+/// The same from another address of this machine.
+pub(crate) async fn call_from<Q: Message, A: Message + Default>(
+    source: Ipv4Addr,
+    uri: &str,
+    method: &str,
+    asked: &Q,
+) -> Result<A, String> {
+    let request = question(uri, &format!("Orchestrator/{method}"), asked);
+    let response = open_from(source, uri, Speak::Http2, request).await;
     assert_eq!(response.status(), 200);
     let refused = response.headers().get("grpc-message").cloned();
     let body = response.into_body().collect().await.unwrap();
@@ -118,13 +146,18 @@ pub(crate) async fn call<Q: Message, A: Message + Default>(uri: &str, method: &s
 
 /// Asks for an offer as an off-chain gateway does.
 pub(crate) async fn discover(uri: &str) -> Result<net::OrchestratorInfo, String> {
+    discover_from(Ipv4Addr::LOCALHOST, uri).await
+}
+
+/// The same from another address of this machine.
+pub(crate) async fn discover_from(source: Ipv4Addr, uri: &str) -> Result<net::OrchestratorInfo, String> {
     let request = net::OrchestratorRequest {
         address: vec![0; 20],
         sig: Vec::new(),
         capabilities: Some(net::Capabilities::default()),
         ignore_capacity_check: false,
     };
-    call(uri, "GetOrchestrator", &request).await
+    call_from(source, uri, "GetOrchestrator", &request).await
 }
 
 /// One upload, ready to be spoilt.
