@@ -7,8 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use crate::hands::{Hands, Hello, Output};
 
@@ -98,8 +96,9 @@ impl Parts {
         }
         let inside = places.inside(&dir)?;
         places.script(&format!(
-            "qemu-img create -q -f qcow2 -b {} -F raw {dir}/disk.qcow2 14G; cp /usr/share/OVMF/OVMF_VARS_4M.fd {dir}/vars.fd",
+            "qemu-img create -q -f qcow2 -b {} -F {format} {dir}/disk.qcow2 14G; cp /usr/share/OVMF/OVMF_VARS_4M.fd {dir}/vars.fd",
             places.inside(image)?.display(),
+            format = if image.extension().is_some_and(|ending| ending == "qcow2") { "qcow2" } else { "raw" },
             dir = inside.display()
         ))?;
         Ok(Self {
@@ -126,9 +125,17 @@ impl Parts {
         })
     }
 
-    /// Hand over a credential of systemd's by way of the firmware.
-    pub(crate) fn credential(&mut self, name: &str, value: &[u8]) {
-        self.firmware_texts.push(format!("io.systemd.credential.binary:{name}={}", STANDARD.encode(value)));
+    /// A copy of a machine that is off: its disk continues the other's.
+    pub(crate) fn like(places: &Places, other: &Self, dir: PathBuf) -> Result<Self> {
+        let copy = Self::new(places, dir, &other.dir.join(&other.disk))?;
+        let (from, to) = (places.inside(&other.dir)?, places.inside(&copy.dir)?);
+        let (from, to) = (from.display(), to.display());
+        places.script(&format!(
+            "qemu-img create -q -f qcow2 -b {from}/{disk} -F qcow2 {to}/disk.qcow2; cp {from}/{vars} {to}/vars.fd; cp -r {from}/tpm {to}/",
+            disk = other.disk,
+            vars = other.variables
+        ))?;
+        Ok(copy)
     }
 
     /// What the machine wrote on its serial line since it was last switched on.

@@ -46,7 +46,7 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report, next: &str, broken: &str) 
     lab.machine = Some(machine);
 }
 
-fn offer(lab: &Lab, report: &mut Report, versions: &[&str]) -> Result<(Server, String)> {
+pub(crate) fn offer(lab: &Lab, report: &mut Report, versions: &[&str]) -> Result<(Server, String)> {
     let dir = lab.work.join("releases");
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
@@ -81,7 +81,7 @@ fn refused(machine: &mut Machine, server: &Server, version: &str) -> Result<((),
     Ok(((), said.text.lines().last().unwrap_or_default().chars().take(100).collect()))
 }
 
-fn stage(machine: &mut Machine, server: &Server, version: &str) -> Result<((), String)> {
+pub(crate) fn stage(machine: &mut Machine, server: &Server, version: &str) -> Result<((), String)> {
     let manifest = server.url(&format!("{version}/manifest.json"));
     request(machine, "stage", &format!("{{\"id\":\"stage-{version}\",\"manifest\":\"{manifest}\"}}"))?;
     let script = format!(
@@ -98,11 +98,7 @@ fn install(lab: &Lab, machine: &mut Machine, version: &str) -> Result<((), Strin
     let mut push = Push::start(&lab.work.join("push-update"), machine.port(), STREAM, "realtime")?;
     machine.until("millrace status --json | tr -d ' \\n' | grep -Eq '\"sessions\":\\{[^}]*\"active\":[1-9]'", READY)?;
     ensure!(push.runs()?, "the stream ended before the update was asked for");
-    request(
-        machine,
-        "install",
-        &format!("{{\"id\":\"install-{version}\",\"version\":\"{version}\",\"deadline_s\":1800}}"),
-    )?;
+    ask_to_install(machine, version)?;
     machine.until("millrace-update status | grep -q Draining", READY)?;
     ensure!(push.runs()?, "the stream ended before the box drained");
     let pushed = push.finish(Duration::from_secs(900))?;
@@ -112,13 +108,15 @@ fn install(lab: &Lab, machine: &mut Machine, version: &str) -> Result<((), Strin
     Ok(((), format!("{} segments came back while it drained, none lost; then {version} started", pushed.done)))
 }
 
+/// Ask for the staged version, as the fleet agent does.
+pub(crate) fn ask_to_install(machine: &mut Machine, version: &str) -> Result<()> {
+    let json = format!("{{\"id\":\"install-{version}\",\"version\":\"{version}\",\"deadline_s\":1800}}");
+    request(machine, "install", &json)
+}
+
 fn install_idle(machine: &mut Machine, version: &str) -> Result<()> {
     let before = machine.hello().context("the box is not up")?;
-    request(
-        machine,
-        "install",
-        &format!("{{\"id\":\"install-{version}\",\"version\":\"{version}\",\"deadline_s\":1800}}"),
-    )?;
+    ask_to_install(machine, version)?;
     let hello = machine.boot(Some(&before), WRITTEN)?;
     ensure!(hello.version == version, "version {} came up", hello.version);
     Ok(())
