@@ -27,10 +27,12 @@ pub(crate) struct Material {
 }
 
 impl Material {
+    /// The 720p source.
     pub(crate) fn small(clip: Option<&Path>, dir: &Path) -> Result<Self> {
         Self::cut("720p", clip.map_or_else(media::bunny, Path::to_owned), dir)
     }
 
+    /// The 1080p source.
     pub(crate) fn large(clip: Option<&Path>, dir: &Path) -> Result<Self> {
         let made = || {
             let bunny = media::bunny().display().to_string();
@@ -39,7 +41,11 @@ impl Material {
             let coder = ["-c:v", "libx264", "-preset", "medium", "-profile:v", "high"];
             media::clip("reflected-1080.ts", &[&input[..], &coder, &rate].concat())
         };
-        Self::cut("1080p", clip.map_or_else(made, Path::to_owned), dir)
+        let mut cut = Self::cut("1080p", clip.map_or_else(made, Path::to_owned), dir)?;
+        if clip.is_none() {
+            cut.told = format!("{} segments of our clip continued by reflection", cut.segments.len());
+        }
+        Ok(cut)
     }
 
     fn cut(name: &'static str, clip: PathBuf, dir: &Path) -> Result<Self> {

@@ -54,7 +54,7 @@ impl Report {
     pub(crate) fn main(&mut self, material: &Material, contenders: &[Contender]) {
         let Some(ffmpeg) = named(contenders, "ffmpeg") else { return };
         let size = material.name;
-        println!("\n### {size}: {}, {} rounds, load {}\n", material.told, ffmpeg.rounds.len(), load());
+        println!("\n### {size}: {}, rounds: {}, load {}\n", material.told, ffmpeg.rounds.len(), load());
         println!(
             "| | wall s | CPU s | wall × | CPU × | p50 s | p95 s | Mpx per CPU s |\n|---|---|---|---|---|---|---|---|"
         );
@@ -97,7 +97,7 @@ impl Report {
         let find = |name: &'static str| named(contenders, name).with_context(|| format!("no {name}"));
         let (veryfast, medium) = (find("ffmpeg")?, find("ffmpeg medium")?);
         let size = material.name;
-        println!("\n### Presets at {size}, {} rounds, load {}\n", veryfast.rounds.len(), load());
+        println!("\n### Presets at {size}, rounds: {}, load {}\n", veryfast.rounds.len(), load());
         println!("| | CPU s | CPU × veryfast | wall × veryfast | CPU × medium |\n|---|---|---|---|---|");
         for contender in contenders {
             let ratios =
