@@ -4,6 +4,9 @@
 //! the broker must bring a real winner through it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "chain/together.rs"]
+mod together;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,6 +4,8 @@
 
 #[path = "redemption/chain.rs"]
 mod chain;
+#[path = "redemption/together.rs"]
+mod together;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -397,12 +399,13 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn whatever_happens_each_winner_is_paid_once(story in proptest::collection::vec(happening(), 1..12)) {
+    fn whatever_happens_each_winner_is_paid_once(story in proptest::collection::vec(happening(), 1..12), together: bool) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async move {
             let dir = tempfile::tempdir().unwrap();
             let chain = SimChain::new();
+            chain.world().batches = together;
             let winners = win(&open(dir.path()), 3);
             for happening in story {
                 let ledger = open(dir.path());

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ethers::types::U256;
 use livepeer::address::{Address, H256};
 use livepeer::broker::{
-    Broker, BrokerError, ChainHead, Duties, Errand, FeedAnswer, Prepared, SenderInfo, TransactionStatus,
+    Broker, BrokerError, ChainHead, Duties, Errand, FeedAnswer, Prepared, PreparedBatch, SenderInfo, TransactionStatus,
 };
 use livepeer::ticket::WinningTicket;
 use livepeer::transaction::transaction_hash;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 use crate::ask;
+use crate::batch;
 use crate::config::ChainConfig;
 use crate::confirm;
 use crate::contracts::{GetSenderInfoCall, GetSenderInfoReturn, GetServiceURICall, GetServiceURIReturn};
@@ -370,6 +371,21 @@ impl Broker for EthBroker {
     async fn prepare(&self, winner: &WinningTicket, from: Address, nonce: u64) -> Result<Prepared, BrokerError> {
         let deployment = self.deployment().await?;
         Ok(redemption::prepare(&self.0.rpc, &deployment, &self.config_now(), winner, from, nonce).await?)
+    }
+
+    async fn prepare_batch(
+        &self,
+        winners: &[WinningTicket],
+        from: Address,
+        nonce: u64,
+    ) -> Result<Option<PreparedBatch>, BrokerError> {
+        let deployment = self.deployment().await?;
+        Ok(batch::prepare(&self.0.rpc, &deployment, &self.config_now(), winners, from, nonce).await?)
+    }
+
+    async fn redeemed_in(&self, transaction: H256, winner: &WinningTicket) -> Result<Option<Wei>, BrokerError> {
+        let broker = self.deployment().await?.ticket_broker;
+        Ok(batch::redeemed(&self.0.rpc, broker, transaction, winner).await?)
     }
 
     async fn account_nonce(&self, account: Address) -> Result<u64, BrokerError> {

@@ -18,6 +18,18 @@ pub(crate) fn redeem_limit(estimate: u64, l1_component: u64) -> u64 {
     estimated.max(floor).min(MAX_GAS)
 }
 
+/// Gas of a batch before its first ticket, and of each ticket at its dearest.
+const BATCH_GAS: (u64, u64) = (150_000, 320_000);
+
+/// The gas limit for a batch of so many, by formula: the contract goes on when a ticket runs out of gas, so an estimate is
+/// always one ticket short. None when it would be more than a transaction may have.
+pub(crate) fn batch_limit(tickets: usize, l1_component: u64) -> Option<u64> {
+    let (base, each) = BATCH_GAS;
+    let tickets = u64::try_from(tickets).ok()?;
+    let limit = each.checked_mul(tickets)?.checked_add(base)?.checked_add(l1_component)?;
+    (limit <= MAX_GAS).then_some(limit)
+}
+
 /// The same for an errand whose dearest case is known.
 pub(crate) fn errand_limit(estimate: u64, dearest: u64, l1_component: u64) -> u64 {
     let estimated = estimate.saturating_add(estimate / 4);
@@ -45,6 +57,13 @@ mod tests {
         assert_eq!(redeem_limit(100_000, 50_000), 565_697);
         assert_eq!(redeem_limit(800_000, 0), 1_000_000);
         assert_eq!(redeem_limit(u64::MAX, u64::MAX), 3_000_000);
+    }
+
+    #[test]
+    fn a_batch_gets_what_its_dearest_tickets_need_or_is_none() {
+        assert_eq!(batch_limit(2, 7), Some(790_007));
+        assert_eq!(batch_limit(8, 0), Some(2_710_000));
+        assert_eq!((batch_limit(8, 290_001), batch_limit(9, 0), batch_limit(usize::MAX, 0)), (None, None, None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Start at [`EthBroker`]; [`rpc`] is the way to the endpoints, [`revert`] says what a refusal means.
 
 mod ask;
+mod batch;
 mod broker;
 mod config;
 mod confirm;
@@ -19,6 +20,7 @@ mod redemption;
 pub mod revert;
 pub mod rpc;
 
+pub use batch::batch_calldata;
 pub use broker::{Clock, EthBroker, GasBounds, inquiry};
 pub use config::{ARBITRUM_CONTROLLER, ARBITRUM_ONE, ChainConfig, ConfigError, Endpoint, ParseEndpointError};
 pub use deployment::{Deployment, contract_id};

@@ -32,8 +32,18 @@ const NODE_INTERFACE: Address =
 /// The call data that redeems a winner. Publishing it reveals recipientRand.
 #[must_use]
 pub fn redeem_calldata(winner: &WinningTicket) -> Vec<u8> {
+    RedeemWinningTicketCall {
+        ticket: contract_ticket(winner),
+        sig: Bytes::from(winner.signature().to_bytes().to_vec()),
+        recipient_rand: winner.recipient_rand().reveal(),
+    }
+    .encode()
+}
+
+/// A ticket as the contract has it.
+pub(crate) fn contract_ticket(winner: &WinningTicket) -> ContractTicket {
     let ticket = winner.ticket();
-    let ticket = ContractTicket {
+    ContractTicket {
         recipient: ticket.recipient.0,
         sender: ticket.sender.0,
         face_value: ticket.face_value.0,
@@ -41,13 +51,7 @@ pub fn redeem_calldata(winner: &WinningTicket) -> Vec<u8> {
         sender_nonce: U256::from(ticket.sender_nonce),
         recipient_rand_hash: ticket.recipient_rand_hash.0,
         aux_data: Bytes::from(ticket.aux_data()),
-    };
-    RedeemWinningTicketCall {
-        ticket,
-        sig: Bytes::from(winner.signature().to_bytes().to_vec()),
-        recipient_rand: winner.recipient_rand().reveal(),
     }
-    .encode()
 }
 
 /// Simulates the redemption at the newest block and builds its transaction.

@@ -48,7 +48,7 @@ impl Ledger {
         let _moving = self.0.moving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut writer = self.0.write()?;
         let nonce = submission.account_nonce;
-        if let Some(holder) = writer.holder_of(nonce) {
+        if let Some(holder) = writer.holder_of(nonce, &[]) {
             return Err(LedgerError::AccountNonceTaken { account_nonce: nonce, holder });
         }
         let replaced = match &writer.errand {
@@ -94,7 +94,14 @@ mod tests {
 
     fn submission(nonce: u64, fee: u8) -> Submission {
         let signed = vec![2, u8::try_from(nonce).unwrap(), fee];
-        Submission { hash: transaction_hash(&signed), account_nonce: nonce, signed, at: L2Block(1), attempt: 0 }
+        Submission {
+            hash: transaction_hash(&signed),
+            account_nonce: nonce,
+            signed,
+            at: L2Block(1),
+            attempt: 0,
+            tickets: Vec::new(),
+        }
     }
 
     #[test]

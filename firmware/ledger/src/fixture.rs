@@ -101,5 +101,12 @@ impl Offer {
 /// A transaction of ours; `id` makes its bytes differ.
 pub(crate) fn submission(account_nonce: u64, id: u8) -> Submission {
     let signed = vec![2, id, 0xfe];
-    Submission { hash: transaction_hash(&signed), account_nonce, signed, at: L2Block(1), attempt: 0 }
+    Submission {
+        hash: transaction_hash(&signed),
+        account_nonce,
+        signed,
+        at: L2Block(1),
+        attempt: 0,
+        tickets: Vec::new(),
+    }
 }

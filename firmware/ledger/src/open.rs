@@ -79,10 +79,34 @@ impl Writer {
         }
     }
 
-    /// The ticket whose unconfirmed redemption has this account nonce.
-    pub(crate) fn holder_of(&self, account_nonce: u64) -> Option<H256> {
-        let holds = |winner: &&Winner| matches!(&winner.state, Redemption::Submitted { submission, .. } if submission.account_nonce == account_nonce);
-        self.winners.values().find(holds).map(|winner| winner.winner.hash())
+    /// A ticket whose unconfirmed redemption has this account nonce, other than these.
+    pub(crate) fn holder_of(&self, account_nonce: u64, but: &[H256]) -> Option<H256> {
+        let holds = |winner: &Winner| matches!(&winner.state, Redemption::Submitted { submission, .. } if submission.account_nonce == account_nonce);
+        let mut others = self.winners.iter().filter(|(ticket, _)| !but.contains(*ticket));
+        others.find(|(_, winner)| holds(winner)).map(|(ticket, _)| *ticket)
+    }
+
+    /// Tickets that a recorded transaction redeems together with others, and that are not known to be on their way: the
+    /// power went while they were recorded. Each is brought where the others are, since that transaction may be mined.
+    fn complete_batches(&mut self) -> Vec<H256> {
+        let is_batch =
+            |state: &&Redemption| matches!(state, Redemption::Submitted { submission, .. } if submission.is_batch());
+        let batches: Vec<Redemption> =
+            self.winners.values().map(|winner| &winner.state).filter(is_batch).cloned().collect();
+        let mut added = Vec::new();
+        for state in batches {
+            let Redemption::Submitted { submission, .. } = &state else { continue };
+            for ticket in &submission.tickets {
+                let Some(winner) = self.winners.get_mut(ticket) else { continue };
+                if !matches!(winner.state, Redemption::Held { .. }) {
+                    continue;
+                }
+                self.totals.count_step(&winner.state, &state, winner.winner.ticket().face_value);
+                *winner = Winner { winner: winner.winner, step: winner.step.saturating_add(1), state: state.clone() };
+                added.push(*ticket);
+            }
+        }
+        added
     }
 
     pub(crate) fn held_of(&self, sender: Address) -> Pending {
@@ -419,6 +443,7 @@ fn reconcile(store: &Store, contents: &Contents, replay: &Replay) -> Result<(Wri
     if fresh {
         writer.totals = replay.totals;
     }
+    added.extend(writer.complete_batches());
     if !fresh && !added.is_empty() {
         tracing::warn!(winners = added.len(), "winners were restored from the journal");
     }

@@ -16,7 +16,7 @@ use livepeer::transaction::transaction_hash;
 use livepeer::units::{L2Block, Wei};
 use serde::{Deserialize, Serialize};
 
-/// A signed transaction that redeems one ticket, recorded before it is sent.
+/// A signed transaction that redeems a ticket, or several at once, recorded before it is sent.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Submission {
@@ -31,6 +31,9 @@ pub struct Submission {
     pub at: L2Block,
     /// How many transactions were made for this ticket before this one.
     pub attempt: u32,
+    /// Every ticket it redeems, in its own order, when there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tickets: Vec<H256>,
 }
 
 impl Submission {
@@ -38,6 +41,12 @@ impl Submission {
     #[must_use]
     pub fn hash_matches(&self) -> bool {
         transaction_hash(&self.signed) == self.hash
+    }
+
+    /// Does it redeem several tickets, so that it can work for some and not for others?
+    #[must_use]
+    pub fn is_batch(&self) -> bool {
+        self.tickets.len() > 1
     }
 }
 
@@ -49,6 +58,7 @@ impl fmt::Debug for Submission {
             .field("signed", &format_args!("[redacted, {} bytes]", self.signed.len()))
             .field("at", &self.at)
             .field("attempt", &self.attempt)
+            .field("tickets", &self.tickets.len())
             .finish()
     }
 }

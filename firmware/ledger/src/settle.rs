@@ -19,15 +19,21 @@ use crate::store::{Changes, Kind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     winner: WinningTicket,
+    more: Vec<WinningTicket>,
     submission: Submission,
     replaced: Vec<H256>,
 }
 
 impl Recorded {
-    /// The ticket it redeems.
+    /// The ticket it redeems; one of them when there are several.
     #[must_use]
     pub fn winner(&self) -> &WinningTicket {
         &self.winner
+    }
+
+    /// Every ticket it redeems whose end is not known.
+    pub fn winners(&self) -> impl Iterator<Item = &WinningTicket> {
+        std::iter::once(&self.winner).chain(&self.more)
     }
 
     /// Names the ticket, here and on chain.
@@ -57,7 +63,8 @@ impl Recorded {
     fn of(winner: &Winner) -> Option<Self> {
         match &winner.state {
             Redemption::Submitted { submission, replaced, .. } => {
-                Some(Self { winner: winner.winner, submission: submission.clone(), replaced: replaced.clone() })
+                let (submission, replaced) = (submission.clone(), replaced.clone());
+                Some(Self { winner: winner.winner, more: Vec::new(), submission, replaced })
             }
             Redemption::Held { .. } | Redemption::Confirmed { .. } | Redemption::Abandoned { .. } => None,
         }
@@ -92,7 +99,14 @@ impl Ledger {
     #[must_use]
     pub fn submitted(&self) -> Vec<Recorded> {
         let writer = self.0.lock();
-        let mut submitted: Vec<Recorded> = writer.winners.values().filter_map(Recorded::of).collect();
+        let mut submitted: Vec<Recorded> = Vec::new();
+        for recorded in writer.winners.values().filter_map(Recorded::of) {
+            let together = submitted.iter_mut().find(|other| other.submission.hash == recorded.submission.hash);
+            match together {
+                Some(other) => other.more.push(recorded.winner),
+                None => submitted.push(recorded),
+            }
+        }
         submitted.sort_by_key(|recorded| recorded.submission.account_nonce);
         submitted
     }
@@ -108,8 +122,29 @@ impl Ledger {
         if !submission.hash_matches() {
             return Err(LedgerError::WrongTransactionHash);
         }
-        let moved = self.0.step(ticket, &RedemptionEvent::Submitted(submission))?;
-        Recorded::of(&moved).ok_or(LedgerError::UnknownTicket(ticket))
+        let moved = self.0.step(&[ticket], &RedemptionEvent::Submitted(submission))?;
+        moved.first().and_then(Recorded::of).ok_or(LedgerError::UnknownTicket(ticket))
+    }
+
+    /// Records one signed transaction for all the tickets it names. Durable on return, for all of them: now it may be
+    /// sent. When one cannot be recorded, none is.
+    ///
+    /// # Errors
+    /// As [`Ledger::submit`]; [`LedgerError::WrongTransactionHash`] too when it names no tickets or one twice.
+    pub fn submit_batch(&self, submission: Submission) -> Result<Recorded, LedgerError> {
+        let tickets = submission.tickets.clone();
+        let first = *tickets.first().ok_or(LedgerError::WrongTransactionHash)?;
+        let twice = tickets.iter().enumerate().any(|(place, one)| tickets.iter().take(place).any(|other| other == one));
+        if twice || !submission.hash_matches() {
+            return Err(LedgerError::WrongTransactionHash);
+        }
+        let mut moved = self.0.step(&tickets, &RedemptionEvent::Submitted(submission))?;
+        // As [`Ledger::submitted`] has them.
+        moved.sort_by_key(|winner| winner.winner.hash());
+        let mut all = moved.iter().filter_map(Recorded::of);
+        let mut recorded = all.next().ok_or(LedgerError::UnknownTicket(first))?;
+        recorded.more = all.map(|other| other.winner).collect();
+        Ok(recorded)
     }
 
     /// Moves a winner on. Durable on return.
@@ -123,7 +158,10 @@ impl Ledger {
                 self.submit(ticket, submission)?;
                 self.redemption(ticket).ok_or(LedgerError::UnknownTicket(ticket))
             }
-            event => self.0.step(ticket, &event).map(|winner| winner.state),
+            event => {
+                let moved = self.0.step(&[ticket], &event)?.pop();
+                moved.map(|winner| winner.state).ok_or(LedgerError::UnknownTicket(ticket))
+            }
         }
     }
 
@@ -160,45 +198,62 @@ impl Inner {
         Ok(old.len())
     }
 
-    /// One step of one winner: check, journal synced, store synced, and only then visible to the caller.
-    fn step(&self, ticket: H256, event: &RedemptionEvent) -> Result<Winner, LedgerError> {
+    /// One step of one winner, or of several by one transaction: check, journal synced, store synced, and only then
+    /// visible to the caller. All of them move or none.
+    fn step(&self, tickets: &[H256], event: &RedemptionEvent) -> Result<Vec<Winner>, LedgerError> {
         let _moving = self.moving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (before, after) = {
             let writer = self.write()?;
-            let before = writer.winners.get(&ticket).ok_or(LedgerError::UnknownTicket(ticket))?.clone();
-            let state = before.state.advance(event)?;
             if let RedemptionEvent::Submitted(submission) = event {
                 let nonce = submission.account_nonce;
-                if let Some(holder) = writer.holder_of(nonce).filter(|holder| *holder != ticket) {
+                if let Some(holder) = writer.holder_of(nonce, tickets) {
                     return Err(LedgerError::AccountNonceTaken { account_nonce: nonce, holder });
                 }
                 if writer.errand.as_ref().is_some_and(|errand| errand.submission.account_nonce == nonce) {
                     return Err(LedgerError::ErrandUnderWay);
                 }
             }
-            let after = Winner { winner: before.winner, step: before.step.saturating_add(1), state };
+            let (mut before, mut after) = (Vec::new(), Vec::new());
+            for ticket in tickets {
+                let known = writer.winners.get(ticket).ok_or(LedgerError::UnknownTicket(*ticket))?.clone();
+                let state = known.state.advance(event)?;
+                after.push(Winner { winner: known.winner, step: known.step.saturating_add(1), state });
+                before.push(known);
+            }
             (before, after)
         };
-        let recording = self.record(&[Entry::Step { ticket, step: after.step, state: after.state.clone() }])?;
+        let steps = |winner: &Winner| Entry::Step {
+            ticket: winner.winner.hash(),
+            step: winner.step,
+            state: winner.state.clone(),
+        };
+        let recording = self.record(&after.iter().map(steps).collect::<Vec<_>>())?;
         let commit = {
             let mut writer = self.write()?;
             let (mut changes, totals) = (Changes::default(), writer.totals);
-            writer.totals.count_step(&before.state, &after.state, after.winner.ticket().face_value);
-            writer.winners.insert(ticket, after.clone());
-            writer.put_winner(&mut changes, ticket);
+            for (old, new) in before.iter().zip(&after) {
+                let ticket = new.winner.hash();
+                writer.totals.count_step(&old.state, &new.state, new.winner.ticket().face_value);
+                writer.winners.insert(ticket, new.clone());
+                writer.put_winner(&mut changes, ticket);
+            }
             writer.put_totals(&mut changes);
             match self.health.note(self.store.apply(changes)) {
                 Ok(commit) => commit,
                 Err(fault) => {
                     writer.totals = totals;
-                    writer.winners.insert(ticket, before);
+                    for old in before {
+                        writer.winners.insert(old.winner.hash(), old);
+                    }
                     return Err(fault);
                 }
             }
         };
         drop(recording);
         self.health.note(self.store.sync_to(commit))?;
-        log_step(ticket, &after);
+        for winner in &after {
+            log_step(winner.winner.hash(), winner);
+        }
         Ok(after)
     }
 }

@@ -63,6 +63,20 @@ pub struct Prepared {
     pub cost: Wei,
 }
 
+/// Several redemptions that were simulated and are ready to sign as one transaction.
+///
+/// The contract goes on when one of them fails and says nothing about it, so each pays its face value by the simulation,
+/// and what became of it is told by [`Broker::redeemed_in`] alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedBatch {
+    /// To be signed, recorded for all of them, then sent.
+    pub transaction: Transaction,
+    /// Those that it redeems, in its order: at least two, not necessarily all that were asked for.
+    pub winners: Vec<WinningTicket>,
+    /// What the transaction will cost at most.
+    pub cost: Wei,
+}
+
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionStatus {
@@ -182,6 +196,27 @@ pub trait Broker: Send + Sync + 'static {
         from: Address,
         nonce: u64,
     ) -> impl Future<Output = Result<Prepared, BrokerError>> + Send;
+
+    /// Simulates redemptions at the latest block and builds one transaction for those that pay their face value and more
+    /// than their share of its cost; none when fewer than two do. A chain that knows no batches has none.
+    fn prepare_batch(
+        &self,
+        _winners: &[WinningTicket],
+        _from: Address,
+        _nonce: u64,
+    ) -> impl Future<Output = Result<Option<PreparedBatch>, BrokerError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// What a mined batch paid for this winner, by its events alone; none when it did not redeem it.
+    fn redeemed_in(
+        &self,
+        transaction: H256,
+        _winner: &WinningTicket,
+    ) -> impl Future<Output = Result<Option<Wei>, BrokerError>> + Send {
+        let detail = format!("this chain knows no batches, so nothing of {transaction:?}");
+        async move { Err(BrokerError { class: FaultClass::Operator, detail }) }
+    }
 
     /// The next account nonce the chain expects of this account, pending transactions included.
     fn account_nonce(&self, account: Address) -> impl Future<Output = Result<u64, BrokerError>> + Send;

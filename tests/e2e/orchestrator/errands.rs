@@ -140,8 +140,14 @@ async fn an_errand_that_was_recorded_and_not_sent_is_sent_after_a_restart_and_no
         let book = ledger(&dir);
         let prepared = node.broker.prepare_errand(errand, node.hot.account(), 0).await.unwrap();
         let signed = node.hot.sign_transaction(&prepared.transaction).await.unwrap();
-        let submission =
-            Submission { hash: signed.hash, account_nonce: 0, signed: signed.bytes, at: L2Block(1), attempt: 0 };
+        let submission = Submission {
+            hash: signed.hash,
+            account_nonce: 0,
+            signed: signed.bytes,
+            at: L2Block(1),
+            attempt: 0,
+            tickets: Vec::new(),
+        };
         book.send_on_errand(errand, submission).unwrap();
         signed.hash
     };

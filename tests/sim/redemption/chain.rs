@@ -4,7 +4,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use livepeer::address::{Address, H256};
-use livepeer::broker::{Broker, BrokerError, ChainHead, FaultClass, Prepared, SenderInfo, TransactionStatus};
+use livepeer::broker::{
+    Broker, BrokerError, ChainHead, FaultClass, Prepared, PreparedBatch, SenderInfo, TransactionStatus,
+};
 use livepeer::signature::{Signature, SigningKey};
 use livepeer::ticket::WinningTicket;
 use livepeer::transaction::{Transaction, transaction_hash};
@@ -48,9 +50,11 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone)]
 struct Sent {
     nonce: u64,
-    ticket: H256,
+    tickets: Vec<H256>,
     fee: Wei,
     mined: Option<(L2Block, bool)>,
+    /// Those of its tickets that it redeemed.
+    redeemed: Vec<H256>,
 }
 
 #[derive(Debug)]
@@ -66,13 +70,17 @@ pub(crate) struct World {
     pub(crate) away: bool,
     /// Mines what is sent at once.
     pub(crate) automine: bool,
+    /// Knows how to redeem several tickets at once.
+    pub(crate) batches: bool,
+    /// Tickets that a batch goes on without, whatever the simulation said.
+    pub(crate) skipped: BTreeSet<H256>,
     sent: BTreeMap<H256, Sent>,
     next_nonce: u64,
     used: BTreeSet<H256>,
     /// What was paid for each ticket, in order; a ticket must not be here twice.
     pub(crate) paid: Vec<(H256, Wei)>,
     /// Every transaction seen, by account nonce, with the tickets they redeem.
-    pub(crate) seen: BTreeMap<u64, BTreeSet<H256>>,
+    pub(crate) seen: BTreeMap<u64, BTreeSet<Vec<H256>>>,
     pub(crate) broadcasts: usize,
     /// Transaction data names its ticket.
     stops: HashMap<Point, usize>,
@@ -109,6 +117,8 @@ impl SimChain {
             faults: Vec::new(),
             away: false,
             automine: true,
+            batches: false,
+            skipped: BTreeSet::new(),
             sent: BTreeMap::new(),
             next_nonce: 0,
             used: BTreeSet::new(),
@@ -160,7 +170,7 @@ impl SimChain {
         let is_final = |sent: &Sent| sent.mined.is_some_and(|(block, _)| head - block.0 >= FINAL);
         let undone: Vec<Sent> =
             world.sent.values().filter(|sent| sent.mined.is_some() && !is_final(sent)).cloned().collect();
-        let tickets: BTreeSet<H256> = undone.iter().map(|sent| sent.ticket).collect();
+        let tickets: BTreeSet<H256> = undone.iter().flat_map(|sent| sent.redeemed.clone()).collect();
         world.used.retain(|ticket| !tickets.contains(ticket));
         world.paid.retain(|(ticket, _)| !tickets.contains(ticket));
         world.next_nonce = undone.iter().map(|sent| sent.nonce).min().unwrap_or(world.next_nonce);
@@ -186,9 +196,9 @@ impl World {
     fn take(&mut self, signed: &[u8]) -> Result<(), BrokerError> {
         let hash = transaction_hash(signed);
         let (transaction, _) = decode(signed);
-        let ticket = H256::from_slice(&transaction.data);
+        let tickets: Vec<H256> = transaction.data.chunks(32).map(H256::from_slice).collect();
         self.broadcasts += 1;
-        self.seen.entry(transaction.nonce).or_default().insert(ticket);
+        self.seen.entry(transaction.nonce).or_default().insert(tickets.clone());
         if self.sent.contains_key(&hash) {
             return Ok(());
         }
@@ -212,7 +222,7 @@ impl World {
             }
             self.sent.remove(&rival);
         }
-        self.sent.insert(hash, Sent { nonce: transaction.nonce, ticket, fee, mined: None });
+        self.sent.insert(hash, Sent { nonce: transaction.nonce, tickets, fee, mined: None, redeemed: Vec::new() });
         if self.automine && fault != Some(Fault::Stick) {
             self.include(hash, fault == Some(Fault::Revert));
         }
@@ -225,13 +235,19 @@ impl World {
             return;
         }
         self.next_nonce += 1;
-        let works = !revert && self.used.insert(sent.ticket);
-        let block = self.head.l2_block;
-        self.sent.get_mut(&hash).unwrap().mined = Some((block, works));
-        if works {
-            let paid = self.payouts.get(&sent.ticket).copied().unwrap_or(Wei::from(FACE));
-            self.paid.push((sent.ticket, paid));
+        let together = sent.tickets.len() > 1;
+        let mut redeemed = Vec::new();
+        for ticket in sent.tickets.into_iter().filter(|_| !revert) {
+            if (together && self.skipped.contains(&ticket)) || !self.used.insert(ticket) {
+                continue;
+            }
+            self.paid.push((ticket, self.payouts.get(&ticket).copied().unwrap_or(Wei::from(FACE))));
+            redeemed.push(ticket);
         }
+        let works = !revert && (together || !redeemed.is_empty());
+        let block = self.head.l2_block;
+        let sent = self.sent.get_mut(&hash).unwrap();
+        (sent.mined, sent.redeemed) = (Some((block, works)), redeemed);
     }
 }
 
@@ -293,6 +309,44 @@ impl Broker for SimChain {
         Ok(Prepared { transaction, payout, cost: Wei::from(COST) })
     }
 
+    async fn prepare_batch(
+        &self,
+        winners: &[WinningTicket],
+        from: Address,
+        nonce: u64,
+    ) -> Result<Option<PreparedBatch>, BrokerError> {
+        if !self.world().batches {
+            return Ok(None);
+        }
+        let mut prepared: Option<PreparedBatch> = None;
+        for winner in winners {
+            let Ok(alone) = self.prepare(winner, from, nonce).await else { continue };
+            if alone.payout < winner.ticket().face_value {
+                continue;
+            }
+            match &mut prepared {
+                Some(batch) => {
+                    batch.transaction.data.extend_from_slice(&alone.transaction.data);
+                    batch.winners.push(*winner);
+                }
+                None => {
+                    let (transaction, cost) = (alone.transaction, alone.cost);
+                    prepared = Some(PreparedBatch { transaction, winners: vec![*winner], cost });
+                }
+            }
+        }
+        Ok(prepared.filter(|batch| batch.winners.len() > 1))
+    }
+
+    async fn redeemed_in(&self, transaction: H256, winner: &WinningTicket) -> Result<Option<Wei>, BrokerError> {
+        let world = self.world();
+        world.answer()?;
+        let sent = world.sent.get(&transaction).ok_or_else(transport)?;
+        let ticket = winner.hash();
+        let paid = world.paid.iter().find(|(paid, _)| *paid == ticket).map(|(_, wei)| *wei);
+        Ok(paid.filter(|_| sent.redeemed.contains(&ticket)))
+    }
+
     async fn account_nonce(&self, _account: Address) -> Result<u64, BrokerError> {
         let world = self.world();
         world.answer()?;
@@ -327,10 +381,11 @@ impl Broker for SimChain {
         world.answer()?;
         let fee = Wei::from(COST);
         Ok(match world.sent.get(&hash) {
-            Some(Sent { mined: Some((block, works)), ticket, .. }) => {
+            Some(Sent { mined: Some((block, works)), redeemed, .. }) => {
                 let confirmations = world.head.l2_block.0 - block.0;
                 if *works {
-                    let paid = world.paid.iter().find(|(paid, _)| paid == ticket).map_or(Wei::ZERO, |(_, wei)| *wei);
+                    let ours = world.paid.iter().filter(|(paid, _)| redeemed.contains(paid)).map(|(_, wei)| *wei);
+                    let paid = ours.fold(Wei::ZERO, Wei::saturating_add);
                     TransactionStatus::Mined { block: *block, confirmations, paid, fee }
                 } else {
                     TransactionStatus::Reverted { block: *block, confirmations, fee }
@@ -357,14 +412,16 @@ static SIGNED: Mutex<BTreeMap<H256, Transaction>> = Mutex::new(BTreeMap::new());
 #[derive(Debug, Clone)]
 pub(crate) struct SimSigner {
     pub(crate) key: SigningKey,
-    chain: SimChain,
+    pub(crate) chain: SimChain,
+    /// Refuses transactions with more call data.
+    pub(crate) most_data: Option<usize>,
     pub(crate) refuses: Arc<Mutex<Option<SignError>>>,
 }
 
 impl SimSigner {
     pub(crate) fn new(chain: &SimChain) -> Self {
         let key = SigningKey::from_bytes(&[0x51; 32]).unwrap();
-        Self { key, chain: chain.clone(), refuses: Arc::default() }
+        Self { key, chain: chain.clone(), most_data: None, refuses: Arc::default() }
     }
 }
 
@@ -385,6 +442,9 @@ impl Signer for SimSigner {
         self.chain.pass(Point::Sign).await;
         if let Some(refusal) = self.refuses.lock().unwrap().clone() {
             return Err(refusal);
+        }
+        if self.most_data.is_some_and(|most| transaction.data.len() > most) {
+            return Err(SignError::Refused("gas limit is above the cap".into()));
         }
         let bytes = transaction.encode_signed(&self.key.sign_hash(transaction.sighash()));
         let hash = transaction_hash(&bytes);

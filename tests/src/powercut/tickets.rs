@@ -126,5 +126,12 @@ pub fn account(byte: u8) -> Account {
 #[must_use]
 pub fn submission(account_nonce: u64) -> Submission {
     let signed = [&[2], &account_nonce.to_be_bytes()[..]].concat();
-    Submission { hash: transaction_hash(&signed), account_nonce, signed, at: L2Block(1), attempt: 0 }
+    Submission {
+        hash: transaction_hash(&signed),
+        account_nonce,
+        signed,
+        at: L2Block(1),
+        attempt: 0,
+        tickets: Vec::new(),
+    }
 }

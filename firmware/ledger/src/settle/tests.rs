@@ -151,3 +151,54 @@ fn a_long_journal_is_rewritten_while_payments_go_on() {
     assert_eq!(replay.totals.tickets_won, 120);
     assert!(std::fs::read(&path).unwrap().windows(10).any(|w| w == b"checkpoint"), "it was never rewritten");
 }
+
+fn batch(account_nonce: u64, id: u8, tickets: &[H256]) -> Submission {
+    Submission { tickets: tickets.to_vec(), ..submission(account_nonce, id) }
+}
+
+#[test]
+fn a_batch_is_recorded_for_all_its_tickets_or_for_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let won = Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1, 2, 3, 4]).won;
+    let unknown = H256::repeat_byte(9);
+    for tickets in [&[won[0], unknown][..], &[won[0], won[0]], &[]] {
+        assert!(ledger.submit_batch(batch(0, 1, tickets)).is_err());
+        assert_eq!(ledger.submitted(), []);
+    }
+    let recorded = ledger.submit_batch(batch(0, 1, &won[..3])).unwrap();
+    assert_eq!(recorded.winners().count(), 3);
+    assert_eq!(ledger.submitted(), std::slice::from_ref(&recorded), "one transaction");
+    let taken = ledger.submit(won[3], submission(0, 2));
+    assert!(matches!(taken, Err(LedgerError::AccountNonceTaken { account_nonce: 0, .. })), "{taken:?}");
+    let dearer = ledger.submit_batch(batch(0, 3, &won[..3])).unwrap();
+    assert_eq!(dearer.replaced(), [recorded.submission().hash]);
+    drop(ledger);
+
+    let ledger = open(dir.path());
+    assert_eq!(ledger.submitted(), std::slice::from_ref(&dearer));
+    ledger.advance(won[0], confirmed(3, 10)).unwrap();
+    ledger.advance(won[1], RedemptionEvent::Failed).unwrap();
+    let left: Vec<H256> = ledger.submitted()[0].winners().map(WinningTicket::hash).collect();
+    assert_eq!(left, [won[2]], "each goes its own way");
+    assert!(matches!(ledger.redemption(won[1]), Some(Redemption::Held { failures: 1 })));
+}
+
+#[test]
+fn a_batch_of_which_the_power_cut_left_one_record_is_whole_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let won = Offer::new(1, WinProb::ALWAYS).pay(&ledger, &[1, 2, 3]).won;
+    // As if the journal ended after the first of its entries.
+    let torn = batch(0, 1, &won);
+    ledger.submit(won[1], torn.clone()).unwrap();
+    assert_eq!(ledger.due(EXPIRATION, Round(5)).len(), 2);
+    drop(ledger);
+    for _ in 0..2 {
+        let ledger = open(dir.path());
+        assert!(ledger.due(EXPIRATION, Round(5)).is_empty(), "nothing is sent twice");
+        let submitted = ledger.submitted();
+        assert_eq!((submitted.len(), submitted[0].winners().count()), (1, 3));
+        assert_eq!(submitted[0].submission(), &torn);
+    }
+}

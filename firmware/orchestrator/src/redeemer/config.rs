@@ -23,6 +23,8 @@ pub struct RedeemerConfig {
     /// Seconds for which something final must be seen again and again before it is believed: a ticket spent by
     /// somebody else, refused for ever, or over. Range 0–3600, default 120.
     pub doubt_s: u64,
+    /// Tickets redeemed by one transaction at most; 1 redeems each by itself. Range 1–8, default 8.
+    pub batch: usize,
     /// Seconds before the first new try of what failed. Range 1–600, default 5.
     pub retry_first_s: u64,
     /// Longest wait between tries. Range 1–3600, default 600.
@@ -37,6 +39,7 @@ impl Default for RedeemerConfig {
             stuck_after_s: 300,
             max_replacements: 5,
             doubt_s: 120,
+            batch: 8,
             retry_first_s: 5,
             retry_max_s: 600,
         }
@@ -54,6 +57,7 @@ impl RedeemerConfig {
             ("stuck_after_s", self.stuck_after_s, 1, 3600),
             ("max_replacements", replacements, 0, 20),
             ("doubt_s", self.doubt_s, 0, 3600),
+            ("batch", u64::try_from(self.batch).unwrap_or(u64::MAX), 1, 8),
             ("retry_first_s", self.retry_first_s, 1, 600),
             ("retry_max_s", self.retry_max_s, self.retry_first_s, 3600),
         ] {

@@ -3,8 +3,9 @@
 //! Walk 2, steps 7 to 9.
 use ledger::{AbandonReason, Recorded, RedemptionEvent};
 use livepeer::address::H256;
-use livepeer::broker::{Broker, BrokerError, ChainHead, TransactionStatus};
+use livepeer::broker::{Broker, BrokerError, ChainHead, Prepared, TransactionStatus};
 use livepeer::redemption::still_valid;
+use livepeer::ticket::WinningTicket;
 use livepeer::transaction::Transaction;
 use livepeer::units::{L2Block, Wei};
 use tokio::time::Instant;
@@ -44,18 +45,11 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             self.note_success();
             match fate {
                 Fate::Mined { confirmations, .. } if confirmations < self.config.confirmations => {}
+                Fate::Mined { transaction, block, .. } if recorded.submission().is_batch() => {
+                    self.confirm_batch(&recorded, transaction, block).await?;
+                }
                 Fate::Mined { transaction, block, paid, .. } => {
-                    let face_value = recorded.winner().ticket().face_value;
-                    if paid < face_value {
-                        tracing::error!(
-                            ?ticket, tx = ?transaction, %face_value, paid_wei = %paid,
-                            gateway = %recorded.winner().ticket().sender,
-                            "ticket was paid short: its sender has less than it owes"
-                        );
-                        self.report.send_modify(|report| report.short_paid += 1);
-                    }
-                    self.advance(ticket, RedemptionEvent::Confirmed { transaction, block, paid }).await?;
-                    self.forget(ticket);
+                    self.confirm(recorded.winner(), transaction, block, paid).await?;
                 }
                 Fate::Reverted { confirmations } if confirmations < self.config.confirmations => {}
                 Fate::Reverted { .. } => self.undo(&recorded, "its transaction was reverted").await?,
@@ -67,7 +61,8 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
                 }
                 Fate::Open { known } => {
                     self.doubts.remove(&(ticket, Doubt::NonceLost));
-                    let over = !still_valid(recorded.winner().ticket().creation_round, head.round);
+                    let valid = |winner: &WinningTicket| still_valid(winner.ticket().creation_round, head.round);
+                    let over = !recorded.winners().any(valid);
                     if over && !known && self.certain(ticket, Doubt::Over) {
                         // Its contract call can only revert from now on, so its nonce may be used by another.
                         self.undo(&recorded, "it was never mined, and its round is over").await?;
@@ -108,9 +103,54 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
         })
     }
 
-    /// A redemption came to nothing: back into the hand, or given up when the ticket is spent.
+    /// A winner is paid for good.
+    async fn confirm(
+        &mut self,
+        winner: &WinningTicket,
+        transaction: H256,
+        block: L2Block,
+        paid: Wei,
+    ) -> Result<(), RedeemerError> {
+        let (ticket, face_value) = (winner.hash(), winner.ticket().face_value);
+        if paid < face_value {
+            tracing::error!(
+                ?ticket, tx = ?transaction, %face_value, paid_wei = %paid, gateway = %winner.ticket().sender,
+                "ticket was paid short: its sender has less than it owes"
+            );
+            self.report.send_modify(|report| report.short_paid += 1);
+        }
+        self.advance(ticket, RedemptionEvent::Confirmed { transaction, block, paid }).await?;
+        self.forget(ticket);
+        Ok(())
+    }
+
+    /// A batch is in a block for good, and worked; each of its tickets, if its event says so.
+    async fn confirm_batch(
+        &mut self,
+        recorded: &Recorded,
+        transaction: H256,
+        block: L2Block,
+    ) -> Result<(), RedeemerError> {
+        for winner in recorded.winners() {
+            match self.broker.redeemed_in(transaction, winner).await {
+                Ok(Some(paid)) => self.confirm(winner, transaction, block, paid).await?,
+                Ok(None) => self.undo_one(winner.hash(), transaction, "its batch was mined without it").await?,
+                Err(error) => self.note_fault(winner.hash(), &error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A transaction came to nothing, for all of its tickets.
     async fn undo(&mut self, recorded: &Recorded, why: &'static str) -> Result<(), RedeemerError> {
-        let ticket = recorded.ticket();
+        for winner in recorded.winners() {
+            self.undo_one(winner.hash(), recorded.submission().hash, why).await?;
+        }
+        Ok(())
+    }
+
+    /// A redemption came to nothing: back into the hand, or given up when the ticket is spent.
+    async fn undo_one(&mut self, ticket: H256, tx: H256, why: &'static str) -> Result<(), RedeemerError> {
         match self.broker.used_ticket(ticket).await {
             Err(error) => self.note_fault(ticket, &error),
             Ok(true) if self.certain(ticket, Doubt::Spent) => {
@@ -120,7 +160,7 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             }
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!(?ticket, tx = ?recorded.submission().hash, why, "redemption came to nothing");
+                tracing::warn!(?ticket, ?tx, why, "redemption came to nothing");
                 self.doubts.remove(&(ticket, Doubt::Spent));
                 self.doubts.remove(&(ticket, Doubt::NonceLost));
                 self.sent.remove(&ticket);
@@ -151,10 +191,15 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
 
     /// Signs, records and sends a dearer transaction with the nonce of one that is stuck.
     async fn replace(&mut self, recorded: &Recorded, head: &ChainHead) -> Result<(), RedeemerError> {
-        let (ticket, winner) = (recorded.ticket(), *recorded.winner());
+        let ticket = recorded.ticket();
         let nonce = recorded.submission().account_nonce;
-        let prepared = match self.broker.prepare(&winner, self.signer.account(), nonce).await {
-            Ok(prepared) => prepared,
+        let winners: Vec<WinningTicket> = recorded.winners().copied().collect();
+        let prepared = match self.prepare_again(recorded, &winners).await {
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => {
+                self.postpone_replacement(ticket);
+                return Ok(());
+            }
             // Most likely mined after all; the next look will tell.
             Err(error) => {
                 self.note_fault(ticket, &error);
@@ -170,7 +215,29 @@ impl<B: Broker, S: Signer> Redeemer<B, S> {
             return Ok(());
         }
         tracing::warn!(?ticket, nonce, steps, "redemption is stuck and is replaced by a dearer one");
-        self.sign_record_send(&winner, transaction, head, recorded.submission().attempt.saturating_add(1)).await
+        self.sign_record_send(&winners, transaction, head, recorded.submission().attempt.saturating_add(1)).await
+    }
+
+    /// The same redemption once more. One of these transactions is going to be mined, and it must not matter which: a batch
+    /// is made again with the same tickets or not at all.
+    async fn prepare_again(
+        &self,
+        recorded: &Recorded,
+        winners: &[WinningTicket],
+    ) -> Result<Option<Prepared>, BrokerError> {
+        let (from, nonce) = (self.signer.account(), recorded.submission().account_nonce);
+        if !recorded.submission().is_batch() {
+            return self.broker.prepare(recorded.winner(), from, nonce).await.map(Some);
+        }
+        if winners.len() != recorded.submission().tickets.len() {
+            return Ok(None);
+        }
+        let prepared = self.broker.prepare_batch(winners, from, nonce).await?;
+        Ok(prepared.filter(|prepared| prepared.winners.len() == winners.len()).map(|prepared| {
+            let face_values = winners.iter().map(|winner| winner.ticket().face_value);
+            let payout = face_values.fold(Wei::ZERO, Wei::saturating_add);
+            Prepared { transaction: prepared.transaction, payout, cost: prepared.cost }
+        }))
     }
 
     fn postpone_replacement(&mut self, ticket: H256) {
