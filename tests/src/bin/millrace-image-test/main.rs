@@ -44,6 +44,9 @@ struct Args {
     /// Power cuts to make, with --long.
     #[arg(long, default_value_t = 30)]
     cuts: u32,
+    /// Where the moments of the cuts come from, with --long.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -82,7 +85,7 @@ fn run(args: &Args) -> Result<bool> {
     if args.long {
         // A box of its own, which still runs the first version.
         steps::serve::run(&mut lab, &mut report);
-        steps::power::run(&mut lab, &mut report, &args.next, args.cuts);
+        steps::power::run(&mut lab, &mut report, &args.next, args.cuts, args.seed);
     }
     lab.machine = None;
     report.show(&work.join("result.json"))?;

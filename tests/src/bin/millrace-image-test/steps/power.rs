@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rand::Rng as _;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::machine::{Machine, Parts};
 use crate::release::Server;
@@ -15,7 +16,7 @@ use crate::steps::{BOOT, COMMAND, Lab, READY, update};
 const MOMENTS: Duration = Duration::from_secs(300);
 
 /// So many of them, each on its own copy of a box that has the next version staged.
-pub(crate) fn run(lab: &mut Lab, report: &mut Report, next: &str, cuts: u32) {
+pub(crate) fn run(lab: &mut Lab, report: &mut Report, next: &str, cuts: u32, seed: u64) {
     let Some(mut machine) = lab.machine.take() else { return report.skip(&["power cuts"], "the box does not serve") };
     let ready = report.check("a box with a staged version, switched off", |report| {
         let (server, _) = update::offer(lab, report, &[next])?;
@@ -27,16 +28,16 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report, next: &str, cuts: u32) {
         return report.skip(&["power cuts"], "there is no box to cut off");
     }
     report.check("power cuts: always one version or the other, always serving", |report| {
-        let mut ended = Vec::new();
+        let (mut chance, mut ended) = (StdRng::seed_from_u64(seed), Vec::new());
         for number in 1..=cuts {
-            let after = Duration::from_millis(rand::thread_rng().gen_range(0..MOMENTS.as_millis()).try_into()?);
+            let after = Duration::from_millis(chance.gen_range(0..MOMENTS.as_millis()).try_into()?);
             let version =
                 cut(lab, next, after).with_context(|| format!("cut {number}, {after:?} after the request"))?;
             eprintln!("image-test: cut {number} of {cuts} after {after:?}: {version}");
             ended.push(serde_json::json!({"after_ms": u64::try_from(after.as_millis())?, "version": version}));
         }
         report.figure("power_cuts", ended);
-        Ok(((), format!("{cuts} cuts")))
+        Ok(((), format!("{cuts} cuts, seed {seed}")))
     });
 }
 

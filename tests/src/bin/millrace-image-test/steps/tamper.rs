@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -75,7 +75,7 @@ fn copy(lab: &Lab, name: &str) -> Result<Parts> {
 }
 
 /// Where a partition of this type begins on the shipped disk, in bytes.
-fn partition(lab: &Lab, disk: &PathBuf, kind: &str) -> Result<u64> {
+fn partition(lab: &Lab, disk: &Path, kind: &str) -> Result<u64> {
     let table = lab.places.script(&format!("sfdisk -J {}", lab.places.inside(disk)?.display()))?;
     let table: serde_json::Value = serde_json::from_str(&table)?;
     let partitions = table.pointer("/partitiontable/partitions").and_then(|all| all.as_array());
