@@ -9,6 +9,7 @@ mod media;
 mod node;
 mod offchain;
 mod onchain;
+mod operator;
 mod orchestrator;
 mod remote;
 mod shipped;

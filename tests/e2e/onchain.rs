@@ -24,7 +24,7 @@ use service::status::{NodeStatus, read_status};
 use crate::offchain::ONE_AT_A_TIME;
 
 /// How long a program may take to come up, or the chain part to settle, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// A winner pays four tickets' worth, so about every fourth wins.
 const TICKET_EV_WEI: u64 = 1_000_000_000_000;
 const FACE_VALUE_WEI: u64 = 4 * TICKET_EV_WEI;
@@ -32,19 +32,24 @@ const FACE_VALUE_WEI: u64 = 4 * TICKET_EV_WEI;
 const PRICE_WEI: u64 = 900_000;
 
 /// Everything that runs for one test.
-struct Chained {
+pub(crate) struct Chained {
     dir: tempfile::TempDir,
-    recipient: Address,
-    hot: Address,
-    gateway: SigningKey,
-    uri: String,
+    pub(crate) recipient: Address,
+    pub(crate) hot: Address,
+    pub(crate) gateway: SigningKey,
+    pub(crate) uri: String,
     signer: Program,
-    node: Program,
+    pub(crate) node: Program,
 }
 
 impl Chained {
     /// Stakes, funds, and starts signer and node on a fresh deployment of the contracts.
     async fn start(anvil: &Anvil, chain: &DevChain<'_>) -> Self {
+        Self::start_with(anvil, chain, "", "").await
+    }
+
+    /// The same with more in the node's and the signer's configuration.
+    pub(crate) async fn start_with(anvil: &Anvil, chain: &DevChain<'_>, node_more: &str, signer_more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut rng = rand::rngs::OsRng;
         let (recipient, gateway) = (SigningKey::generate(&mut rng).address(), SigningKey::generate(&mut rng));
@@ -65,7 +70,7 @@ impl Chained {
 
         let signer_toml = format!(
             "socket = {:?}\nallowed_users = [{}]\nkeystore = {keystore:?}\npassword_file = {password:?}\n\
-             state_dir = {:?}\n[chain]\nchain_id = {}\nrecipient = \"{recipient}\"\nticket_broker = \"{}\"\n",
+             state_dir = {:?}\n[chain]\nchain_id = {}\nrecipient = \"{recipient}\"\nticket_broker = \"{}\"\n{signer_more}",
             path("signer.sock"),
             nix::unistd::geteuid(),
             path("signer"),
@@ -78,7 +83,7 @@ impl Chained {
              [payment]\nprice_per_pixel = \"{PRICE_WEI}\"\nauto_adjust_price = false\n\
              ticket_ev_wei = \"{TICKET_EV_WEI}\"\nmax_face_value_wei = \"{FACE_VALUE_WEI}\"\n\
              [chain]\nrpc = [\"{}\"]\ncontroller = \"{}\"\nchain_id = {}\nrecipient = \"{recipient}\"\n\
-             poll_interval_ms = 200\nconfirmations = 1\nmin_fee_cap_wei = \"1000000\"\n",
+             poll_interval_ms = 200\nconfirmations = 1\nmin_fee_cap_wei = \"1000000\"\n{node_more}",
             path("node"),
             path("node.sock"),
             path("signer.sock"),
@@ -102,12 +107,12 @@ impl Chained {
         started
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Waits until the node says so; it puts its status together once a second.
-    async fn until(&mut self, what: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+    pub(crate) async fn until(&mut self, what: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let socket = self.path("node.sock");
         let said = async || read_status(&socket).await.ok().filter(|status| what(status));
         match self.node.wait_until(PATIENCE, said).await {
@@ -117,7 +122,7 @@ impl Chained {
     }
 
     /// The gateway's key in a file that only we can read.
-    fn key_file(&self) -> PathBuf {
+    pub(crate) fn key_file(&self) -> PathBuf {
         let path = self.path("gateway.key");
         let mut options = std::fs::File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
@@ -125,7 +130,7 @@ impl Chained {
         path
     }
 
-    fn paying_gateway(&self) -> Arc<Gateway> {
+    pub(crate) fn paying_gateway(&self) -> Arc<Gateway> {
         Arc::new(Gateway::new(GatewayConfig {
             orchestrators: vec![self.uri.parse().unwrap()],
             signer: Some(Arc::new(Key(self.gateway.clone()))),
@@ -137,7 +142,7 @@ impl Chained {
         }))
     }
 
-    fn upload(&self, seq: i64, name: &str) -> Upload {
+    pub(crate) fn upload(&self, seq: i64, name: &str) -> Upload {
         let clip = std::fs::read(media::bunny()).unwrap();
         let segment = mpegts::segment::cut(&clip, 2000).unwrap().swap_remove(0);
         Upload {
@@ -165,12 +170,12 @@ impl TicketSigner for Key {
     }
 }
 
-async fn deploy(anvil: &Anvil) -> DevChain<'_> {
+pub(crate) async fn deploy(anvil: &Anvil) -> DevChain<'_> {
     let params = Params { round_length: 5_000, ..Params::default() };
     DevChain::deploy(anvil, &params).await.unwrap()
 }
 
-fn profile() -> Vec<Profile> {
+pub(crate) fn profile() -> Vec<Profile> {
     vec![preset("240p").unwrap()]
 }
 
