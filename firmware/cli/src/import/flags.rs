@@ -65,7 +65,7 @@ pub(super) const FLAGS: &[Flag] = &[
     // Network and addresses.
     flag_of("network", Converted),
     flag_of("rtmpAddr", GATEWAY),
-    flag_of("cliAddr", NotSupported("`millrace status` and its neighbours show what that page showed")),
+    flag_of("cliAddr", NotSupported("set admin.listen in node.toml: the same endpoints, docs/operations.md")),
     flag_of("httpAddr", Converted),
     flag_of("serviceAddr", Converted),
     flag_of("nodes", Converted),
@@ -163,7 +163,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag_of("redeemerAddr", NotSupported("the node redeems its own tickets, by its own signer")),
     switch("reward", Converted),
     // Measurements and logs.
-    switch("monitor", NotSupported("the fleet's figures and `millrace status` stand in for it")),
+    switch("monitor", NotNeeded("/metrics is there wherever admin.listen is set: docs/operations.md")),
     switch("metricsPerStream", NotSupported("counts are kept per node; segments are in the journal by session")),
     switch("metricsClientIP", NotSupported("addresses of clients are not exported")),
     flag_of("metadataQueueUri", KAFKA),
