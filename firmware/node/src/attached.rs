@@ -19,7 +19,7 @@ use crate::build::{self, NodeError};
 use crate::config::Config;
 use crate::hardware::{Board, Throttle};
 use crate::metrics::Origin;
-use crate::run::{PULSE, Ready, Tasks, answer_operators, early, finish, limited, look_after, until_ready};
+use crate::run::{DrainSwitch, PULSE, Ready, Tasks, answer_operators, early, finish, limited, look_after, until_ready};
 
 /// How often the status is put together.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -42,6 +42,13 @@ pub(crate) async fn run(
     let heartbeats = Arc::new(Heartbeats::default());
     let (serving, workers) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = Tasks::default();
+    let mut switch = DrainSwitch::listen().map_err(NodeError::Signals)?;
+    tasks.spawn("drain switch", async move {
+        loop {
+            let drain = switch.next().await;
+            tracing::warn!(drain, "a transcoder takes what its orchestrators send until it stops: nothing is changed");
+        }
+    });
     let pool_stop = workers.clone();
     tasks.spawn("workers", async move { Ok(driver.run(pool_stop).await?) });
     let throttle = Throttle { pool: pool.clone(), parallel, cgroups };

@@ -273,6 +273,7 @@ pub(crate) async fn on_chain(
     chain: &ChainConfig,
     state_dir: &Path,
     shutdown: &Shutdown,
+    opened: &watch::Sender<bool>,
 ) -> Result<OnChain, NodeError> {
     let signer = Arc::new(signer(config, shutdown).await?);
     if signer.chain_id() != Some(chain.chain_id) {
@@ -280,9 +281,14 @@ pub(crate) async fn on_chain(
     }
     let (recipient, hot) = (chain.recipient, signer.account());
     let broker = Arc::new(EthBroker::new(chain.clone(), Box::new(|| Timestamp(LinuxClock.unix_seconds())))?);
-    first_look(&broker, shutdown).await?;
+    // Before the chain is asked: whether the ledger is sound must not depend on the network.
     let dir = state_dir.join("ledger");
     let ledger = tokio::task::spawn_blocking(move || Ledger::open(&dir, OpenOptions::default())).await??;
+    opened.send_replace(true);
+    if let Err(error) = first_look(&broker, shutdown).await {
+        tokio::task::spawn_blocking(move || ledger.close()).await??;
+        return Err(error);
+    }
     let secret = RecipientSecret::new(secret(state_dir, "recipient-secret")?, ledger.generation());
     let (redeemer, reported) = Redeemer::new(
         Arc::clone(&broker),

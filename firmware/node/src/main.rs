@@ -13,6 +13,7 @@ mod metrics;
 mod run;
 mod sensing;
 mod speed;
+mod starting;
 
 use std::path::PathBuf;
 

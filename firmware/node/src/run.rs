@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::hardware::{self, Board, Throttle};
 use crate::metrics::Origin;
 use crate::speed::SpeedMemory;
+use crate::starting;
 
 /// The longest pulse of the tasks that have one; a redemption may wait this long for slow endpoints.
 pub(crate) const PULSE: Duration = Duration::from_secs(20);
@@ -75,22 +76,29 @@ impl Tasks {
 /// [`NodeError`] saying what ended it.
 pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<(), NodeError> {
     let shutdown = Shutdown::on_signals().map_err(NodeError::Signals)?;
+    // From the first moment on: a signal that nobody listens for ends the process.
+    let mut switch = DrainSwitch::listen().map_err(NodeError::Signals)?;
     let state_dir = build::state_dir(state_dir, &config)?;
     let token_key = build::token_key(&state_dir)?;
     let (listener, service_uri) = build::listen(&config).await?;
     let admin_port = admin::bind(&config.admin).await?;
     let tls = build::tls(&config, &state_dir, &service_uri)?;
     let build::Workshop { pool, driver, parallel, cgroups } = build::pool(&config, &state_dir)?;
-    let on_chain = match &config.chain {
-        Some(chain) => Some(build::on_chain(&config, chain, &state_dir, &shutdown).await?),
-        None => None,
-    };
-
     let heartbeats = Arc::new(Heartbeats::default());
     let stop = Stop::default();
     let mut tasks = Tasks::default();
     let pool_stop = stop.workers.clone();
     tasks.spawn("workers", async move { Ok(driver.run(pool_stop).await?) });
+    let on_chain = match &config.chain {
+        Some(chain) => {
+            let (opened, ledger) = watch::channel(false);
+            let work = build::on_chain(&config, chain, &state_dir, &shutdown, &opened);
+            let socket = build::status_socket(&config, &state_dir);
+            Some(starting::meanwhile(socket, &pool, &mut tasks, ledger, work).await?)
+        }
+        None => None,
+    };
+
     let (mut till, mut ledger, mut chain) = (None, None, None);
     if let Some(parts) = on_chain {
         let (broker, redeemer) = (parts.broker, parts.redeemer);
@@ -114,7 +122,6 @@ pub(crate) async fn run(config: Config, state_dir: Option<PathBuf>) -> Result<()
     let (tell, board) = watch::channel(Board::default());
     let parts = build::Facing { service_uri: service_uri.clone(), token_key, board: board.clone() };
     let node = build::orchestrator(&config, parts, pool.clone(), Arc::clone(&remotes), till);
-    let mut switch = DrainSwitch::listen().map_err(NodeError::Signals)?;
     let switched = Arc::clone(&node);
     tasks.spawn("drain switch", async move {
         loop {
@@ -211,18 +218,18 @@ async fn wait_for_sessions(config: &Config, node: &Arc<build::Node>, tasks: &mut
 }
 
 /// The switch by which a drain begins and ends without stopping: SIGUSR1 and SIGUSR2.
-struct DrainSwitch {
+pub(crate) struct DrainSwitch {
     on: Signal,
     off: Signal,
 }
 
 impl DrainSwitch {
-    fn listen() -> std::io::Result<Self> {
+    pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self { on: signal(SignalKind::user_defined1())?, off: signal(SignalKind::user_defined2())? })
     }
 
     /// Waits until it is used; says which way. Cancel safe.
-    async fn next(&mut self) -> bool {
+    pub(crate) async fn next(&mut self) -> bool {
         tokio::select! {
             _ = self.on.recv() => true,
             _ = self.off.recv() => false,
