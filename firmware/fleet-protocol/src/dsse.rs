@@ -127,6 +127,13 @@ pub fn sign(payload_type: &str, body: &[u8], key: &SigningKey) -> Result<Vec<u8>
     Ok(serde_json::to_vec(&wire)?)
 }
 
+/// Whether this is an envelope of `payload_type` over exactly these bytes; who signed is not looked at.
+#[must_use]
+pub fn carries(envelope: &[u8], payload_type: &str, body: &[u8]) -> bool {
+    let wire: Result<Wire, _> = serde_json::from_slice(envelope);
+    wire.is_ok_and(|wire| wire.payload_type == payload_type && wire.payload == BASE64.encode(body))
+}
+
 /// Add one key's signature to an envelope; a signature the key made before is replaced. What others signed is not
 /// checked here.
 ///

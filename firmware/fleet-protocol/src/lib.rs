@@ -6,12 +6,14 @@
 //! | Where does a message go? | [`topic`] |
 //! | What may it say? | [`payload`], with [`registry`] for metrics and [`event`] for events |
 //! | How are bytes from a peer read? | [`strict`] |
-//! | How is an order signed? | [`dsse`] |
+//! | How is an order signed, and who obeys? | [`dsse`], [`command`] |
 //! | What is a version of the system, and who says so? | [`version`], [`release`] |
+//! | Where does a box stand? | [`site`] |
 //! | Is the box there? | [`presence`] |
 //! | What does the controller's HTTP API answer? | [`api`] |
 
 pub mod api;
+pub mod command;
 pub mod dsse;
 pub mod event;
 pub mod name;
@@ -19,6 +21,7 @@ pub mod payload;
 pub mod presence;
 pub mod registry;
 pub mod release;
+pub mod site;
 pub mod strict;
 pub mod topic;
 pub mod version;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -53,7 +53,9 @@ pub(crate) fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError>
     let _ = fs::remove_file(&fresh);
     let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh);
     let mut file = opened.map_err(fault())?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault())?;
+    // The mode is what others of us need to read it, whatever mask this unit has.
+    let mode = fs::Permissions::from_mode(mode);
+    file.write_all(bytes).and_then(|()| file.set_permissions(mode)).and_then(|()| file.sync_all()).map_err(fault())?;
     fs::rename(&fresh, path).map_err(fault())?;
     sync_dir(dir)
 }

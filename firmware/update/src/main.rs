@@ -12,7 +12,9 @@ mod machine;
 mod outcome;
 mod paths;
 mod progress;
+mod provision;
 mod request;
+mod reset;
 mod stage;
 mod state;
 mod trial;
@@ -77,6 +79,18 @@ enum Command {
     Health(HealthArgs),
     /// When the gate stays shut: give up the try, or go into safe mode
     TrialFailed,
+    /// First boot: take the signed site file, if there is one
+    Provision {
+        /// Only put network and time in place for this boot.
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Destroy the keys and make the box as it left the factory
+    Reset {
+        /// Yes: nothing on the box survives, and a hot key that was not emptied is lost with its funds.
+        #[arg(long, required = true)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -212,11 +226,33 @@ async fn run(arguments: Arguments) -> Result<std::process::ExitCode, Exit> {
             Ok(DONE)
         }
         Command::Health(args) => Ok(health(&paths, args).await),
+        Command::Provision { apply: true } => {
+            provision::apply(&paths).map_err(|error| software(error.into())).map(|()| DONE)
+        }
+        Command::Provision { apply: false } => provision_box(&paths),
+        Command::Reset { .. } => {
+            reset::reset(&paths, &tools).await.map_err(|error| software(error.into())).map(|()| DONE)
+        }
         Command::TrialFailed => {
             let done = trial::failed(&paths, &tools).await.map_err(|error| software(error.into()))?;
             tracing::warn!(?done, "trial failed");
             Ok(DONE)
         }
+    }
+}
+
+fn provision_box(paths: &Paths) -> Result<std::process::ExitCode, Exit> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    match provision::provision(paths, credentials.as_deref()) {
+        Ok(done) => {
+            tracing::info!(?done, "provisioning");
+            Ok(DONE)
+        }
+        Err(error @ provision::ProvisionError::Refused { .. }) => Ok(no(&error)),
+        Err(error @ (provision::ProvisionError::Keys(_) | provision::ProvisionError::Template { .. })) => {
+            Err(Exit::because(ExitReason::Config, error))
+        }
+        Err(error) => Err(Exit::because(ExitReason::Software, error)),
     }
 }
 
@@ -238,7 +274,10 @@ fn of_stage(error: StageError) -> Failure {
         StageError::Refused(admit::Refusal::NoKeys(_)) => Failure::Exit(Exit::because(ExitReason::Config, error)),
         StageError::Fetch(fetch::FetchError::GivenUp { .. } | fetch::FetchError::Status { .. })
         | StageError::Space { .. } => Failure::Exit(Exit::because(ExitReason::Unavailable, error)),
-        StageError::File(_) | StageError::Machine(_) => Failure::Exit(Exit::because(ExitReason::Software, error)),
+        StageError::File(_)
+        | StageError::Machine(_)
+        | StageError::Fetch(fetch::FetchError::File(_))
+        | StageError::Unpack(unpack::UnpackError::File(_)) => Failure::Exit(Exit::because(ExitReason::Software, error)),
         StageError::Refused(_) | StageError::Fetch(_) | StageError::Unpack(_) => Failure::No(error.into()),
     }
 }

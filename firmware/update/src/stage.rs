@@ -20,14 +20,18 @@ use crate::paths::Paths;
 use crate::progress::{Phase, Progress};
 use crate::unpack::{self, UnpackError};
 
+pub(crate) use service::with_causes as text;
+
 /// The file beside the artifacts that holds the signed manifest.
 pub(crate) const MANIFEST: &str = "manifest.json";
 /// The file with the progress.
 pub(crate) const PROGRESS: &str = "progress.json";
 /// A share of the disk that an update leaves alone: one part of so many.
 const LEAVE: u64 = 20;
-/// Memory below which no patch is applied: its window is as large as the root.
+/// Memory below which no patch is applied: the reference is held whole, and the window is as large.
 const DELTA_MEMORY: u64 = 7_500_000_000;
+/// What a patch needs beside those.
+const DELTA_REST: u64 = 128 << 20;
 
 /// Why there is nothing staged.
 #[derive(Debug, thiserror::Error)]
@@ -84,20 +88,6 @@ pub(crate) async fn stage(paths: &Paths, order: &Order) -> Result<Release, Stage
     done
 }
 
-/// An error with its causes, in one line.
-pub(crate) fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 async fn locked(paths: &Paths, order: &Order, staged: &Path, progress: &mut Progress) -> Result<Release, StageError> {
     let fetcher = Fetcher::new(&paths.authorities(), order.rate_mbit);
     let place = Place::parse(&order.manifest)?;
@@ -118,7 +108,7 @@ async fn locked(paths: &Paths, order: &Order, staged: &Path, progress: &mut Prog
     let image = Image::read(paths)?;
     let mut before = 0;
     for artifact in missing {
-        let delta = artifact.deltas.iter().find(|delta| delta.from == image.version).filter(|_| allowed(paths, order));
+        let delta = artifact.deltas.iter().find(|delta| delta.from == image.version && allowed(order, delta));
         let patched = match delta {
             None => false,
             Some(delta) => match patch(paths, &fetcher, &place, artifact, delta, staged, (progress, before)).await {
@@ -178,19 +168,24 @@ async fn patch(
     Ok(done?)
 }
 
-/// Whether this box has the memory for a patch.
-fn allowed(paths: &Paths, order: &Order) -> bool {
+/// Whether there is the memory for a patch: on the box, and under the limit of our unit.
+fn allowed(order: &Order, delta: &fleet_protocol::release::Delta) -> bool {
     match order.delta {
         Delta::Always => true,
         Delta::Never => false,
         Delta::Auto => {
-            let text = fs::read_to_string(paths.at("proc/meminfo")).unwrap_or_default();
-            let total = text
-                .lines()
-                .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
-            total.is_some_and(|kib| kib.saturating_mul(1024) >= DELTA_MEMORY)
+            let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+            let needed = delta.from_size.saturating_mul(2).saturating_add(DELTA_REST);
+            total >= DELTA_MEMORY && memory_limit().is_none_or(|limit| limit >= needed)
         }
     }
+}
+
+/// The memory limit of our control group.
+fn memory_limit() -> Option<u64> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    fs::read_to_string(Path::new("/sys/fs/cgroup").join(path).join("memory.max")).ok()?.trim().parse().ok()
 }
 
 /// Removes what no part of this release needs.
