@@ -112,7 +112,7 @@ fn provision(lab: &Lab, machine: &mut Machine) -> Result<((), String)> {
     }
     let healthy = machine
         .until("systemctl is-active --quiet millrace-health && cat /var/lib/millrace-update/health/last.json", READY)?;
-    ensure!(healthy.contains("\"healthy\":true"), "{healthy}");
+    ensure!(healthy.contains("\"healthy\": true"), "{healthy}");
     let plain = machine.try_run(
         "grep -l 'PRIVATE KEY' -r /var/lib/millrace-site; grep -c claim /boot/MILLRACE/provision.json 2>/dev/null",
         COMMAND,
