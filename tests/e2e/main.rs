@@ -18,3 +18,4 @@ mod signature;
 #[path = "../sim/redemption/chain.rs"]
 mod sim_chain;
 mod thermal;
+mod update;

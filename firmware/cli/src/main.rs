@@ -13,6 +13,7 @@ mod keys;
 mod keystore;
 mod money;
 mod push;
+mod release;
 mod signature;
 mod source;
 mod status;
@@ -86,6 +87,12 @@ enum Command {
     Keys(keys::Command),
     /// Turn a configuration of go-livepeer into one of millrace-node
     ImportConfig(import::Args),
+    /// Make, sign and check releases of the system image
+    #[command(subcommand, arg_required_else_help = true)]
+    Release(release::Command),
+    /// Make, sign and check the site files that boxes are provisioned from
+    #[command(subcommand, arg_required_else_help = true)]
+    Site(release::SiteCommand),
     /// Check what a box needs to work, and say what to do about what is missing
     Doctor(doctor::Args),
 }
@@ -139,6 +146,8 @@ async fn run(command: Command) -> failure::Result {
         Command::Earn(args) => money::earn(&args).await,
         Command::Fleet(command) => fleet::run(command).await,
         Command::Keys(command) => keys::run(command),
+        Command::Release(command) => blocking(move || release::run(command)).await,
+        Command::Site(command) => release::site(command),
         Command::ImportConfig(args) => blocking(move || import::run(&args)).await,
         Command::Doctor(args) => doctor::run(&args).await,
     }

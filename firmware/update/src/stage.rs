@@ -98,7 +98,13 @@ async fn locked(paths: &Paths, order: &Order, staged: &Path, progress: &mut Prog
 
     let mut missing = Vec::new();
     for artifact in &release.artifacts {
-        if !unpack::is_there(artifact, staged)? {
+        if unpack::is_there(artifact, staged)? {
+            // Killed right after it was put in place: what it was made of is still there.
+            for file in std::iter::once(&artifact.packed).chain(artifact.deltas.iter().map(|delta| &delta.file)) {
+                files::remove(&staged.join(format!("{}.part", file.path)))?;
+                files::remove(&staged.join(format!("{}.tag", file.path)))?;
+            }
+        } else {
             files::remove(&staged.join(&artifact.name))?;
             missing.push(artifact);
         }
