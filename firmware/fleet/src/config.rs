@@ -49,6 +49,16 @@ pub(crate) struct Config {
     pub(crate) spool: SpoolConfig,
     #[serde(default)]
     pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) orders: Orders,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Orders {
+    pub(crate) keys: PathBuf,
+    pub(crate) update_state: PathBuf,
+    pub(crate) requests: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -113,6 +123,16 @@ impl Default for LinkConfig {
 impl Default for SpoolConfig {
     fn default() -> Self {
         Self { ledger_mib: 64, events_mib: 32, earnings_mib: 8 }
+    }
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self {
+            keys: PathBuf::from("/usr/share/millrace/release-keys.json"),
+            update_state: PathBuf::from("/var/lib/millrace-update"),
+            requests: PathBuf::from("/run/millrace-fleet/update"),
+        }
     }
 }
 

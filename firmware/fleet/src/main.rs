@@ -12,6 +12,7 @@ mod reconnect;
 mod report;
 mod scheduler;
 mod spool;
+mod updates;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -204,6 +205,6 @@ fn describe() -> (Map<String, Value>, Map<String, Value>) {
     let classes: Vec<&str> = Class::ALL.iter().map(|class| class.key()).collect();
     let mut abilities = Map::new();
     abilities.insert("tele".to_owned(), json!(classes));
-    abilities.insert("cmd".to_owned(), json!(["rebirth"]));
+    abilities.insert("cmd".to_owned(), json!(["rebirth", "update"]));
     (hardware, abilities)
 }

@@ -43,6 +43,7 @@ use crate::identity::Identity;
 use crate::outbox::{self, Content, Item, Outbox};
 use crate::reconnect::{Backoff, Cause, FAILURES_PER_BROKER, Policy, boot_delay};
 use crate::spool::SpoolError;
+use crate::updates::Updates;
 
 /// Our own window of unacknowledged publishes.
 const WINDOW: usize = 16;
@@ -88,6 +89,7 @@ pub(crate) struct Link {
     tls: Arc<ClientConfig>,
     identity: Identity,
     outbox: Outbox,
+    updates: Updates,
     info: (Map<String, Value>, Map<String, Value>),
     mode: watch::Receiver<Mode>,
     view: watch::Sender<LinkView>,
@@ -144,13 +146,15 @@ impl Link {
         config: Config,
         tls: Arc<ClientConfig>,
         identity: Identity,
-        outbox: Outbox,
+        mut outbox: Outbox,
         info: (Map<String, Value>, Map<String, Value>),
         mode: watch::Receiver<Mode>,
         view: watch::Sender<LinkView>,
     ) -> Self {
         let start = Instant::now();
+        let updates = Updates::open(&config, &mut outbox);
         Self {
+            updates,
             config,
             tls,
             identity,
@@ -475,7 +479,10 @@ impl Link {
     fn tend(&mut self) {
         let now = Instant::now();
         let boot = self.identity.life().b;
-        tokio::task::block_in_place(|| self.outbox.tend(boot, now));
+        tokio::task::block_in_place(|| {
+            self.outbox.tend(boot, now);
+            self.updates.tend(&mut self.outbox, boot);
+        });
         if self.rewind_at.is_some_and(|at| now >= at) {
             self.rewind_at = None;
             self.outbox.rewind();

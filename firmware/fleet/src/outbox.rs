@@ -145,6 +145,17 @@ impl Outbox {
         }
     }
 
+    /// The sequence of the newest event in the spool.
+    pub(crate) fn last_event(&mut self) -> u64 {
+        self.spool.class(Durable::Events).last()
+    }
+
+    /// Put an event into the spool now: durable on return, or not there.
+    pub(crate) fn record(&mut self, boot: u64, stamp: Stamp, body: EventBody) -> Result<(), SpoolError> {
+        self.store(boot, &Item { stamp, content: Content::Event(body) }, Instant::now())?;
+        self.spool.class(Durable::Events).sync()
+    }
+
     /// Try again what the disk refused, and sync what is due.
     pub(crate) fn tend(&mut self, boot: u64, now: Instant) {
         while let Some(item) = self.held.pop_front() {

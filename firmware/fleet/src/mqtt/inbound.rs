@@ -11,6 +11,8 @@ pub(crate) enum Inbound {
     Ack(Ack),
     /// Send the birth documents and everything unacknowledged again.
     Rebirth,
+    /// A signed order to update; nothing of it was checked but where it came.
+    Update(Vec<u8>),
     /// A controller came, went, or changed its hints.
     Controller(Ctl),
     /// A retained document of a later feature; not for us yet.
@@ -41,7 +43,8 @@ pub(crate) fn read(fleet: &FleetId, box_id: &BoxId, topic: &[u8], payload: &[u8]
             },
             // Asks only for what is sent anyway, so it needs no signature; how often is limited by the link.
             Leaf::Command(op) if op == "rebirth" => Inbound::Rebirth,
-            Leaf::Command(_) => Inbound::Refused("unsigned"),
+            Leaf::Command(op) if op == crate::updates::UPDATE => Inbound::Update(payload.to_vec()),
+            Leaf::Command(_) => Inbound::Refused("unknown order"),
             Leaf::Want => Inbound::Ignored,
             Leaf::State
             | Leaf::Info
@@ -77,7 +80,7 @@ mod tests {
     #[test]
     fn other_boxes_other_fleets_and_unsigned_orders_are_refused() {
         let own = "millrace/v1/acme/box-7f3a9c2e41d05b68";
-        assert_eq!(read_as(&format!("{own}/cmd/reboot"), "{}"), Inbound::Refused("unsigned"));
+        assert_eq!(read_as(&format!("{own}/cmd/reboot"), "{}"), Inbound::Refused("unknown order"));
         assert_eq!(read_as(&format!("{own}/ack"), "{"), Inbound::Refused("ack"));
         assert_eq!(read_as(&format!("{own}/state"), "{}"), Inbound::Refused("topic"));
         assert_eq!(read_as("millrace/v1/acme/box-0000000000000000/ack", "{}"), Inbound::Refused("foreign"));

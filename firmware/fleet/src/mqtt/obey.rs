@@ -37,14 +37,23 @@ impl Link {
                 self.outbox.rewind();
             }
             Inbound::Controller(ctl) => self.controller(&ctl),
-            Inbound::Ignored => {}
-            Inbound::Refused(reason) => {
-                self.refused += 1;
-                if self.refused_at.is_none_or(|at| at.elapsed() > Duration::from_secs(600)) {
-                    self.refused_at = Some(Instant::now());
-                    tracing::warn!(reason, refused = self.refused, "message from outside was refused");
+            Inbound::Update(envelope) => {
+                let taken = tokio::task::block_in_place(|| self.updates.order(&self.config, &envelope));
+                if let Err(error) = taken {
+                    self.refuse(&service::with_causes(&error));
                 }
             }
+            Inbound::Ignored => {}
+            Inbound::Refused(reason) => self.refuse(reason),
+        }
+    }
+
+    /// Say it, but not as often as somebody else likes.
+    fn refuse(&mut self, reason: &str) {
+        self.refused += 1;
+        if self.refused_at.is_none_or(|at| at.elapsed() > Duration::from_secs(600)) {
+            self.refused_at = Some(Instant::now());
+            tracing::warn!(reason, refused = self.refused, "message from outside was refused");
         }
     }
 
