@@ -23,6 +23,9 @@ const BITS_PER_PIXEL: u64 = 2;
 /// When the time of a fresh element begins. Encoders that reorder want no earlier one, and move what comes earlier;
 /// until their first picture is out, the framework's base class (1.22) then takes wishes for key frames for late.
 const BEGINNING: gst::ClockTime = gst::ClockTime::from_seconds(1000 * 3600);
+/// From when on there is room for B-frames that nobody asked for: what they refer to is decoded before it is shown, and
+/// before nought the clock of a transport stream would be at its end.
+const ROOM: Ticks = Ticks(PER_SECOND / 2);
 /// B-frames between two others where the profile asks for them.
 const PROFILE_BFRAMES: u32 = 3;
 
@@ -104,7 +107,7 @@ impl Encoder {
     pub(crate) fn start(profile: &Profile, setup: &Setup, engine: &Engine, first: Ticks) -> Result<Self, Error> {
         let codec = Codec::from(profile.codec);
         let row = engine.encoder(codec).ok_or_else(|| Error::Missing(engine.encoder_missing(codec)))?;
-        let mut wishes = wishes(profile, setup, engine.tuning(), row);
+        let mut wishes = wishes(profile, setup, engine.tuning(), row, first);
         // Without a rate the encoder counts with the frames' own times, as it must when they are uneven: told
         // the usual rate of a stream with gaps, it would stay below the bit rate by as much as the gaps take.
         let (frames, seconds) = if setup.uneven { (0, 1) } else { setup.rate };
@@ -273,11 +276,13 @@ pub(crate) fn parts<'a>(
 }
 
 /// What this rendition asks of its encoder.
-fn wishes(profile: &Profile, setup: &Setup, tuning: &Tuning, row: &EncoderRow) -> Wishes {
+fn wishes(profile: &Profile, setup: &Setup, tuning: &Tuning, row: &EncoderRow, first: Ticks) -> Wishes {
     let recipe = tuning.recipe(setup.frames.width(), setup.frames.height());
+    let codec = row.codec;
     let bframes = tuning.bframes.unwrap_or(match profile.codec_profile {
         CodecProfile::H264Main | CodecProfile::H264High => PROFILE_BFRAMES,
-        CodecProfile::EncoderDefault => recipe.bframes,
+        CodecProfile::EncoderDefault if codec == Codec::H264 && first >= ROOM => recipe.bframes,
+        CodecProfile::EncoderDefault => 0,
         CodecProfile::H264Baseline | CodecProfile::H264ConstrainedHigh => 0,
     });
     let gop = tuning.key_int.or(match (profile.gop, profile.fps) {

@@ -246,7 +246,7 @@ fn x264_does_as_the_preset_says_for_pictures_of_each_size() {
     for (aim, size, wanted) in [
         (Preset::Latency, (426, 240), "subme=1 mbtree=1 rc_lookahead=10 trellis=0 bframes=1"),
         (Preset::Balanced, (426, 240), "subme=2 mbtree=1 rc_lookahead=10 trellis=1 bframes=1"),
-        (Preset::Balanced, (854, 480), "subme=1 mbtree=1 rc_lookahead=10 trellis=0 bframes=1"),
+        (Preset::Balanced, (854, 480), "subme=2 mbtree=1 rc_lookahead=10 trellis=1 bframes=1"),
         (Preset::Balanced, (1280, 720), "subme=1 mbtree=1 rc_lookahead=10 trellis=0 bframes=0"),
         (Preset::Quality, (640, 360), "subme=4 mbtree=1 rc_lookahead=20 trellis=1 ref=2 bframes=1"),
         (Preset::Quality, (1920, 1080), "subme=4 mbtree=1 rc_lookahead=20 trellis=1 ref=1 bframes=0"),
@@ -259,6 +259,15 @@ fn x264_does_as_the_preset_says_for_pictures_of_each_size() {
     }
     let strict = told(Preset::Balanced, CodecProfile::H264ConstrainedHigh, (426, 240));
     assert!(strict.contains("bframes=0"), "the profile allows none: {strict}");
+    let begun = Engine::software(Preset::Balanced.into());
+    let from_nought = |first| {
+        let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, 426, 240).build().unwrap();
+        let setup = Setup { frames: info.clone(), tagged: false, rate: (30, 1), uneven: false, threads: 1 };
+        let mut encoder = Encoder::start(&preset("240p").unwrap(), &setup, &begun, first).unwrap();
+        encoder.push(&picture(0, &info), first).unwrap();
+        String::from_utf8_lossy(&encoder.finish().unwrap()[0].data).contains(" bframes=0 ")
+    };
+    assert!(from_nought(Ticks(0)) && !from_nought(START), "where time begins there is nothing to decode earlier");
     let high = told(Preset::Balanced, CodecProfile::H264High, (1280, 720));
     assert!(high.contains("bframes=3"), "the profile stands for three: {high}");
 }

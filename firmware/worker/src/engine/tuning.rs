@@ -55,9 +55,7 @@ impl From<Preset> for Tuning {
         const BEST: &str = "mbtree=1:rc-lookahead=20:trellis=1:subme=4";
         let recipes: &[(u64, &str, &str, u32)] = match preset {
             Preset::Latency => &[(MIDDLE, "superfast", FAST, 1), (ANY, "superfast", FAST, 0)],
-            Preset::Balanced => {
-                &[(SMALL, "superfast", FINE, 1), (MIDDLE, "superfast", FAST, 1), (ANY, "superfast", FAST, 0)]
-            }
+            Preset::Balanced => &[(MIDDLE, "superfast", FINE, 1), (ANY, "superfast", FAST, 0)],
             Preset::Quality => &[(SMALL, "faster", "", 1), (MIDDLE, "superfast", BEST, 1), (ANY, "superfast", BEST, 0)],
         };
         let recipe = |&(up_to, speed, options, bframes): &(u64, &str, &str, u32)| Recipe {

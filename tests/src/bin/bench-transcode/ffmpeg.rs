@@ -85,7 +85,8 @@ fn encoder(command: &mut Command, n: usize, profile: &Profile, preset: &str) {
 
 fn peak(output: &Output) -> Result<u64> {
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ffmpeg failed: {said}");
+    let last = || said.lines().rev().find(|line| !line.starts_with("bench:")).unwrap_or_default();
+    ensure!(output.status.success(), "ffmpeg failed: {}", last());
     let (_, after) = said.rsplit_once("maxrss=").context("ffmpeg does not tell its memory")?;
     let kib: String = after.chars().take_while(char::is_ascii_digit).collect();
     Ok(kib.parse::<u64>()? * 1024)
