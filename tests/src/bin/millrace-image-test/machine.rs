@@ -201,7 +201,7 @@ impl Parts {
                 .args(["-drive", &format!("if=none,id=second,readonly=on,format=raw,file={}", file.display())])
                 .args(["-device", "virtio-blk-pci,drive=second,serial=second"]);
         }
-        command.args(["-smbios", "type=1,serial=MILLRACE-TEST-1"]);
+        command.args(["-smbios", "type=1,serial=MILLRACE-TEST-1,uuid=5a6f1c1e-2f0b-4a53-9d0e-6b1c3f7a9e01"]);
         for text in &self.firmware_texts {
             command.args(["-smbios", &format!("type=11,value={text}")]);
         }
