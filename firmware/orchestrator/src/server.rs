@@ -1,7 +1,8 @@
 //! The one port: gRPC and HTTP, over TLS with h2 and http/1.1, or over plain text.
 //!
 //! Walk 1, step 1. A connection needs a permit before it is accepted, may take only so long to shake hands, to send a
-//! request's head and to take its answer ([`watch`]), and is told to finish when the node stops. A panic costs its request.
+//! request's head and to take its answer ([`watch`], [`patient`]), and is told to finish when the node stops. A panic
+//! costs its request.
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,8 +37,10 @@ use crate::rendition_store::Stored;
 use crate::sign::Signer;
 use crate::{payment, remote, segment};
 
+mod patient;
 mod watch;
 
+use self::patient::Patient;
 use self::watch::{Enough, Watch};
 
 /// How long a TLS handshake may take.
@@ -220,6 +223,7 @@ async fn connection(
         tracing::debug!(peer = %address, %error, "connection went away at once");
         return;
     }
+    let stream = Patient::new(stream);
     let Some(acceptor) = acceptor else {
         return speak(router, stream, address, stopping).await;
     };

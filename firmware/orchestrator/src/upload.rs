@@ -23,7 +23,7 @@ pub(crate) const MAX_SEGMENT: u64 = 300_000_000;
 /// Longest silence in an upload.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Bytes that are hashed at a time, beside the receiving.
-const BATCH: usize = 128 << 10;
+const BATCH: usize = 256 << 10;
 /// What is still read of an upload that was refused, so that an HTTP/1.1 peer gets to see why.
 const LINGER: Duration = Duration::from_millis(300);
 /// Type of a body that is a URL.

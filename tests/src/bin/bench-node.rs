@@ -124,13 +124,29 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     figure(format!("idle_{idle}_kb_per_connection"), (node.memory() - before) as f64 / 1e3 / idle.max(1) as f64, "kB");
     figure("idle_0_rss_mb".into(), before as f64 / 1e6, "MB");
 
-    let mut stdout = std::io::stdout().lock();
-    for figure in &figures {
-        writeln!(stdout, "{:<42} {:>12.3} {}", figure.measure, figure.value, figure.unit)?;
-    }
+    print(&arguments.streams, &figures)?;
     let out = PathBuf::from("target/bench");
     std::fs::create_dir_all(&out)?;
     std::fs::write(out.join("node.json"), serde_json::to_vec_pretty(&figures)?)?;
+    Ok(())
+}
+
+/// Prints the figures as they go into `firmware/docs/performance.md`.
+fn print(streams: &[usize], figures: &[Figure]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let value = |name: String| figures.iter().find(|figure| figure.measure == name).map_or(f64::NAN, |f| f.value);
+    writeln!(out, "| Streams | p50 ms | p99 ms | Segments | CPU ms per segment |\n|---|---|---|---|---|")?;
+    for number in streams {
+        let [p50, p99, segments] =
+            ["ms_p50", "ms_p99", "segments"].map(|of| value(format!("node_overhead_{of}_{number}")));
+        let cpu = value(format!("node_cpu_ms_per_segment_{number}"));
+        writeln!(out, "| {number} | {p50:.1} | {p99:.1} | {segments:.0} | {cpu:.2} |")?;
+    }
+    writeln!(out, "\n| Measure | Value |\n|---|---|")?;
+    let others = figures.iter().filter(|figure| !figure.measure.starts_with("node_"));
+    for Figure { measure, value, unit, .. } in others {
+        writeln!(out, "| `{measure}` | {value:.1} {unit} |")?;
+    }
     Ok(())
 }
 

@@ -19,7 +19,7 @@ const FIRST: Duration = Duration::from_secs(20);
 /// How long a connection may stay without a request, as in stock.
 const IDLE: Duration = Duration::from_secs(10 * 60);
 /// How long a piece of an answer may wait to be taken, whatever its size …
-const TAKE: Duration = Duration::from_secs(20);
+pub(super) const TAKE: Duration = Duration::from_secs(20);
 /// … and by how many bytes in a second it must be taken besides. A stock gateway gives up after four seconds.
 const RATE: u64 = 64 << 10;
 /// How often a connection is looked at.
