@@ -5,6 +5,7 @@ mod engines;
 mod fleet;
 mod gateway;
 mod hostile;
+mod import;
 mod media;
 mod node;
 mod offchain;
