@@ -60,8 +60,8 @@ async fn no_path_leads_to_what_was_not_given_out() {
     }
     // The path as a proxy is asked for it, under another name.
     let mut stream = victim.connect().await;
-    let ask = format!("GET http://elsewhere/etc/passwd HTTP/1.1\r\nhost: elsewhere\r\nconnection: close\r\n\r\n");
-    stream.write_all(ask.as_bytes()).await.unwrap();
+    let ask = b"GET http://elsewhere/etc/passwd HTTP/1.1\r\nhost: elsewhere\r\nconnection: close\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
