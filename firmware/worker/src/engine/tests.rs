@@ -128,8 +128,7 @@ fn rehearsal(encoders: &'static [EncoderRow]) -> Engine {
 }
 
 fn segment(frames: u8, bframes: u32) -> Vec<Coded> {
-    let mut tuning = Tuning::default();
-    tuning.bframes = Some(bframes);
+    let tuning = Tuning { bframes: Some(bframes), ..Tuning::default() };
     encode(&Engine::software(tuning), &preset("360p").unwrap(), frames)
 }
 

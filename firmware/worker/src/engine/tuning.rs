@@ -30,7 +30,7 @@ const ANY: u64 = u64::MAX;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
     /// For pictures of each size, smallest first; the last one is for any.
-    recipes: Vec<Recipe>,
+    pub(super) recipes: Vec<Recipe>,
     /// B-frames between two others; unless set, profile and recipe decide.
     pub bframes: Option<u32>,
     /// Longest distance of key frames; unless set, the job decides.

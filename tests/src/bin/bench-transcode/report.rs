@@ -61,9 +61,11 @@ impl Report {
         let pixels = pixels(material);
         for contender in contenders {
             let (wall, cpu) = (contender.against(ffmpeg, WALL), contender.against(ffmpeg, CPU));
-            let latency = |part| match contender.latencies.is_empty() {
-                true => "-".to_owned(),
-                false => format!("{:.3}", quantile(contender.latencies.clone(), part)),
+            let latency = |part| {
+                if contender.latencies.is_empty() {
+                    return "-".to_owned();
+                }
+                format!("{:.3}", quantile(contender.latencies.clone(), part))
             };
             println!(
                 "| {} | {:.3} | {:.3} | {wall:.2} | {cpu:.2} | {} | {} | {:.1} |",
