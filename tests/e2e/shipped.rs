@@ -17,7 +17,8 @@ use service::status::{NodeStatus, read_status};
 /// How long a daemon may take to say something, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-const PROGRAMS: [&str; 5] = ["millrace", "millrace-node", "millrace-signer", "millrace-fleet", "millrace-controller"];
+const PROGRAMS: [&str; 6] =
+    ["millrace", "millrace-node", "millrace-signer", "millrace-fleet", "millrace-controller", "millrace-update"];
 
 fn run(program: &str, args: &[&str]) -> Output {
     Command::new(bin(program)).args(args).output().expect("our programs run")
