@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// Pack the parts of a built image and write down what they are
     #[command(after_help = "Example:
   millrace release manifest --image target/image/mkosi --version 1.2.0 --profile x86 --out release/")]
-    Manifest(ManifestArgs),
+    Manifest(Box<ManifestArgs>),
     /// Sign a packed release; once by each who signs
     #[command(after_help = "Example:\n  millrace release sign release/ --key alice.key")]
     Sign {

@@ -220,9 +220,7 @@ fn refused(status: &tonic::Status) -> End {
 
 fn reason_of(status: &tonic::Status) -> String {
     let text: String = status.message().chars().filter(|c| !c.is_control()).take(200).collect();
-    let cause = std::error::Error::source(status)
-        .map(|cause| service::with_causes(cause))
-        .filter(|cause| !cause.contains(&text));
+    let cause = std::error::Error::source(status).map(service::with_causes).filter(|cause| !cause.contains(&text));
     match cause {
         Some(cause) => format!("{text}: {cause}"),
         None if text.is_empty() => status.code().to_string(),

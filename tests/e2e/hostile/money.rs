@@ -106,7 +106,9 @@ async fn no_price_that_a_gateway_can_write_is_worked_for_but_ours() {
 }
 
 /// One field of a message as it stands on the wire: all its bytes, and its content if it has a length.
-fn fields(message: &[u8]) -> Option<Vec<(std::ops::Range<usize>, Option<std::ops::Range<usize>>)>> {
+type Field = (std::ops::Range<usize>, Option<std::ops::Range<usize>>);
+
+fn fields(message: &[u8]) -> Option<Vec<Field>> {
     let number = |at: &mut usize| {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
