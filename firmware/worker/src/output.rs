@@ -1,5 +1,6 @@
 //! Wrapping a rendition: its coded pictures, and the source's sound as it was found.
 use livepeer::profile::{Container, Profile, VideoCodec};
+use livepeer::units::FrameRate;
 use mpegts::{AudioTrack, Ticks, VideoUnit, mux};
 
 use crate::encode::Coded;
@@ -37,7 +38,10 @@ impl<'a> Writer<'a> {
     pub(crate) fn write(&self, profile: &Profile, parts: &[Climbed]) -> Result<Vec<u8>, Failure> {
         let coded: Vec<&Coded> = parts.iter().flat_map(|p| &p.coded).collect();
         let shown: Vec<Ticks> = coded.iter().map(|c| c.pts).collect();
-        let decoded = decode_times(&shown, self.step);
+        // A rendition with a rate of its own has a step of its own.
+        let own = |fps: FrameRate| i64::from(fps.den) * 90_000 / i64::from(fps.num.max(1));
+        let step = profile.fps.map_or(self.step, |fps| Ticks(own(fps)));
+        let decoded = decode_times(&shown, step);
         match profile.container {
             Container::MpegTs => {
                 let units: Vec<VideoUnit<'_>> = coded
@@ -55,7 +59,7 @@ impl<'a> Writer<'a> {
             }
             Container::Mp4 => {
                 let sound = self.samples.as_ref();
-                mp4::write(profile.codec, parts, &decoded, sound, self.service_provider, self.step)
+                mp4::write(profile.codec, parts, &decoded, sound, self.service_provider, step)
             }
         }
     }

@@ -24,6 +24,8 @@ struct Track {
     start: Ticks,
     /// How far into the track's own time its first sample is shown.
     lead: i64,
+    /// How long it is shown, on the film's clock.
+    shown: u64,
     durations: Vec<u32>,
     /// Shown minus decoded; empty when always 0.
     offsets: Vec<i64>,
@@ -74,6 +76,7 @@ fn pictures(codec: VideoCodec, parts: &[Climbed], decoded: &[Ticks], step: Ticks
         descriptions: Vec::new(),
         start: coded.iter().map(|c| c.pts).min().unwrap_or_default(),
         lead: 0,
+        shown: 0,
         durations: Vec::new(),
         offsets: Vec::new(),
         sync: Some(Vec::new()),
@@ -110,6 +113,9 @@ fn pictures(codec: VideoCodec, parts: &[Climbed], decoded: &[Ticks], step: Ticks
     }
     let first_decoded = decoded.first().copied().unwrap_or_default();
     track.lead = (track.start - first_decoded).0;
+    // To the end of the last one shown, which pictures in another order than shown are decoded long before.
+    let last = coded.iter().map(|c| c.pts).max().unwrap_or_default();
+    track.shown = (last + step - track.start).0.max(0).unsigned_abs();
     if track.offsets.iter().all(|o| *o == 0) {
         track.offsets.clear();
     }
@@ -120,6 +126,8 @@ fn sound(track: &Samples) -> Track {
     let start = track.samples.iter().map(|s| s.pts).next().unwrap_or_default();
     // Sound that begins before the film does is there, but not heard.
     let before = i128::from(start.0.min(0).unsigned_abs()) * i128::from(track.timescale) / i128::from(TIMESCALE);
+    let durations: Vec<u32> = track.samples.iter().map(|s| s.duration).collect();
+    let length: u64 = durations.iter().map(|d| u64::from(*d)).sum();
     Track {
         timescale: track.timescale,
         handler: *b"soun",
@@ -128,7 +136,8 @@ fn sound(track: &Samples) -> Track {
         descriptions: vec![track.entry.clone()],
         start,
         lead: i64::try_from(before).unwrap_or(0),
-        durations: track.samples.iter().map(|s| s.duration).collect(),
+        shown: length.saturating_mul(u64::from(TIMESCALE)) / u64::from(track.timescale.max(1)),
+        durations,
         offsets: Vec::new(),
         sync: None,
         sizes: track.samples.iter().map(|s| u32::try_from(s.data.len()).unwrap_or(u32::MAX)).collect(),
@@ -142,17 +151,12 @@ impl Track {
     fn length(&self) -> u64 {
         self.durations.iter().map(|d| u64::from(*d)).sum()
     }
-
-    /// Length on the film's clock.
-    fn film_length(&self) -> u64 {
-        self.length().saturating_mul(u64::from(TIMESCALE)) / u64::from(self.timescale.max(1))
-    }
 }
 
 /// Everything about the samples but their bytes, which begin at `place` in the file.
 fn index(tracks: &[Track], place: u32, comment: &str) -> Vec<u8> {
     let start = |t: &Track| t.start.0.max(0).unsigned_abs();
-    let length = tracks.iter().map(|t| start(t) + t.film_length()).max().unwrap_or(0);
+    let length = tracks.iter().map(|t| start(t) + t.shown).max().unwrap_or(0);
     let next = u32::try_from(tracks.len() + 1).unwrap_or(2);
     let mvhd = full(
         b"mvhd",
@@ -190,7 +194,7 @@ fn matrix() -> Vec<u8> {
 
 fn track_box(track: &Track, number: u32, place: u32) -> Vec<u8> {
     let start = track.start.0.max(0).unsigned_abs();
-    let film = track.film_length();
+    let film = track.shown;
     let volume: u16 = if &track.handler == b"soun" { 0x100 } else { 0 };
     let tkhd = full(
         b"tkhd",
