@@ -135,7 +135,7 @@ fn heartbeat(lab: &Lab) -> Result<((), String)> {
     let limit = Duration::from_secs(180);
     let mode = lab.fleet.until("the box is online with a heartbeat", limit, |detail| {
         let beat = detail.get("last")?.get("hb")?;
-        (detail.pointer("/summary/presence")?.as_str()? == "online").then(|| beat.clone())
+        (detail.get("presence")?.as_str()? == "ONLINE").then(|| beat.clone())
     })?;
     Ok(((), format!("by way of the broker: {}", mode.to_string().chars().take(90).collect::<String>())))
 }

@@ -131,7 +131,7 @@ fn blessed(lab: &Lab, machine: &mut Machine, version: &str) -> Result<((), Strin
     )?;
     ensure!(root.contains("verified"), "{root}");
     lab.fleet.until("the controller hears of the box again", READY, |detail| {
-        (detail.pointer("/summary/presence")?.as_str()? == "online").then_some(())
+        (detail.get("presence")?.as_str()? == "ONLINE").then_some(())
     })?;
     Ok(((), status))
 }
