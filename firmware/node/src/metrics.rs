@@ -327,6 +327,15 @@ impl Sheet {
         self.bare.borrow_mut().push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
+    /// A family without a sample is declared only.
+    fn add_or_declare(&self, name: &str, help: &str, kind: &str, family: impl Collector + 'static) -> Outcome {
+        if family.collect().iter().all(|family| family.get_metric().is_empty()) {
+            self.declare(name, help, kind);
+            return Ok(());
+        }
+        self.add(family)
+    }
+
     fn gauge(&self, name: &str, help: &str, value: f64) -> Outcome {
         let gauge = Gauge::new(name, help)?;
         gauge.set(value);
@@ -350,11 +359,7 @@ impl Sheet {
         for (row, value) in rows {
             gauges.get_metric_with_label_values(&row)?.set(value);
         }
-        if gauges.collect().iter().all(|family| family.get_metric().is_empty()) {
-            self.declare(name, help, "gauge");
-            return Ok(());
-        }
-        self.add(gauges)
+        self.add_or_declare(name, help, "gauge", gauges)
     }
 
     fn counters<'a>(
@@ -368,11 +373,7 @@ impl Sheet {
         for (row, value) in rows {
             counters.get_metric_with_label_values(&row)?.inc_by(value);
         }
-        if counters.collect().iter().all(|family| family.get_metric().is_empty()) {
-            self.declare(name, help, "counter");
-            return Ok(());
-        }
-        self.add(counters)
+        self.add_or_declare(name, help, "counter", counters)
     }
 }
 

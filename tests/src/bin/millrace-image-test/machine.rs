@@ -101,7 +101,11 @@ impl Parts {
             format = if image.extension().is_some_and(|ending| ending == "qcow2") { "qcow2" } else { "raw" },
             dir = inside.display()
         ))?;
-        Ok(Self {
+        Ok(Self::of(dir))
+    }
+
+    fn of(dir: PathBuf) -> Self {
+        Self {
             dir,
             firmware: Firmware::Secure,
             variables: "vars.fd".into(),
@@ -109,20 +113,12 @@ impl Parts {
             second_disk: None,
             firmware_texts: Vec::new(),
             no_reboot: false,
-        })
+        }
     }
 
     /// The machine that an earlier run left in `dir`.
     pub(crate) fn left(dir: &Path) -> Option<Self> {
-        dir.join("disk.qcow2").is_file().then(|| Self {
-            dir: dir.to_owned(),
-            firmware: Firmware::Secure,
-            variables: "vars.fd".into(),
-            disk: "disk.qcow2".into(),
-            second_disk: None,
-            firmware_texts: Vec::new(),
-            no_reboot: false,
-        })
+        dir.join("disk.qcow2").is_file().then(|| Self::of(dir.to_owned()))
     }
 
     /// A copy of a machine that is off: its disk continues the other's.
