@@ -59,9 +59,11 @@ awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main co
 
 say "building $profiles $version ($architecture)"
 # Forms of an image that must never be taken for a product lie apart.
-case $profiles in *,test*) output=test-images ;; *,*) output=mkosi-${profiles//,/-} ;; *) output=mkosi ;; esac
+case $profiles in *,test*) output=test-images ;; x86) output=mkosi ;; *) output=mkosi-${profiles//,/-} ;; esac
 rm -f "$out/$output/millrace_$version".*
-mkdir -p "$out/$output" "$out/cache" "$out/packages"
+# mkosi keys its cache by distribution, release and architecture, not by profile: each board has its own.
+cache=${profiles//,test/} cache=${cache//,broken/} cache=cache-${cache//,/-}
+mkdir -p "$out/$output" "$out/$cache" "$out/packages"
 seed=$(printf 'millrace %s' "$version" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/')
 epoch=$(git -C "$repo" log -1 --format=%ct)
 arguments=()
@@ -69,7 +71,7 @@ IFS=, read -ra names <<<"$profiles"
 for name in "${names[@]}"; do arguments+=(--profile "$name"); done
 "$repo/image/in-tools.sh" mkosi --directory /src/image "${arguments[@]}" \
   --architecture "$architecture" --image-version "$version" --seed "$seed" --source-date-epoch "$epoch" \
-  --environment VARIANT_ID="$board" --output-directory "/out/$output" --sandbox-tree /out/sandbox --extra-tree /out/tree \
+  --environment VARIANT_ID="$board" --output-directory "/out/$output" --cache-directory "/out/$cache" --sandbox-tree /out/sandbox --extra-tree /out/tree \
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
   --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
   --force build 2>&1 | sed -u 's/.*\r//' >&2

@@ -24,8 +24,7 @@ done
 profile=${names[0]} device=${names[1]}
 
 if [ -f "$profile" ]; then image=$profile; else
-  folder=$out/mkosi
-  case $profile in *,test*) folder=$out/test-images ;; *,*) folder=$out/mkosi-${profile//,/-} ;; esac
+  case $profile in *,test*) folder=$out/test-images ;; x86) folder=$out/mkosi ;; *) folder=$out/mkosi-${profile//,/-} ;; esac
   image=$(find "$folder" -maxdepth 1 -name 'millrace_*.raw' ! -name '*.esp.raw' ! -name '*.root-*' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
   [ -n "$image" ] || { echo "flash: no image of $profile: just image $profile" >&2; exit 66; }
 fi

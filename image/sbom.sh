@@ -10,13 +10,13 @@ profile=${1:?usage: image/sbom.sh PROFILE [VERSION]}
 version=${2:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$repo/Cargo.toml" | head -n 1)}
 board=${profile%%,*}
 case $board in arm64 | jetson) architecture=arm64 ;; *) architecture=x86-64 ;; esac
-cache=debian~trixie~$architecture.cache
-[ -d "$out/cache/$cache" ] || { echo "sbom: no built root of $architecture: just image $board" >&2; exit 66; }
+cache=${profile//,test/} cache=${cache//,broken/} cache=cache-${cache//,/-}/debian~trixie~$architecture.cache
+[ -d "$out/$cache" ] || { echo "sbom: no built root of $architecture: just image $board" >&2; exit 66; }
 mkdir -p "$out/sbom"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$repo/image/in-tools.sh" dpkg-query --admindir="/out/cache/$cache/var/lib/dpkg" --show \
+"$repo/image/in-tools.sh" dpkg-query --admindir="/out/$cache/var/lib/dpkg" --show \
   --showformat='${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\n' | sort >"$work/packages"
 jq -Rn '[inputs | split("\t") | {
     type: "library", name: .[0], version: .[1],
