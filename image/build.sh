@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds an image.
 # usage: image/build.sh PROFILE [VERSION]
-#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,dev` or `,test` appended for those forms of it
+#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,dev` or `,test` appended for those forms of it;
+#             installer | factory, with `,PROFILE` appended for another than x86: the medium that installs it
 #   VERSION   what it calls itself (default: the workspace's version)
 # Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS.
 # Keys come from $MILLRACE_IMAGE_KEYS; without it test keys are made below target/image, and the image says so.
@@ -12,8 +13,12 @@ out=$target/image
 profiles=${1:?usage: image/build.sh PROFILE [VERSION]}
 version=${2:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$repo/Cargo.toml" | head -n 1)}
 board=${profiles%%,*}
+case $board in installer | factory) exec "$repo/image/medium.sh" "$@" ;; esac
 [ -d "$repo/image/mkosi.profiles/$board" ] || { echo "image: there is no profile $board; there are: $(ls "$repo/image/mkosi.profiles" | paste -sd' ')" >&2; exit 64; }
 case $board in arm64 | jetson) architecture=arm64 ;; *) architecture=x86-64 ;; esac
+
+# What a box without a TPM writes its /var in cannot be read by the other form: neither takes the other's updates.
+case $profiles, in *,notpm,*) variant=$board-notpm ;; *) variant=$board ;; esac
 
 say() { printf 'image: %s\n' "$*" >&2; }
 
@@ -32,11 +37,14 @@ say "the tree of our own files"
 tree=$out/tree
 rm -rf "$tree"
 mkdir -p "$tree/usr/bin" "$tree/usr/lib/systemd/system" "$tree/usr/lib/systemd/system-preset"
-programs=${MILLRACE_IMAGE_PROGRAMS:-$target/release}
+case $architecture in
+  arm64) programs=${MILLRACE_IMAGE_PROGRAMS:-$("$repo/image/cross.sh")} ;;
+  *) programs=${MILLRACE_IMAGE_PROGRAMS:-$target/release} ;;
+esac
 for program in millrace millrace-node millrace-worker millrace-signer millrace-fleet millrace-update; do
   [ -x "$programs/$program" ] || { echo "image: $programs/$program is not built: just build" >&2; exit 66; }
   install -m 0755 "$programs/$program" "$tree/usr/bin/$program"
-  strip --strip-debug "$tree/usr/bin/$program"
+  [ "$architecture" = arm64 ] || strip --strip-debug "$tree/usr/bin/$program" # cross.sh has done it
 done
 cp "$repo"/systemd/*.service "$repo"/systemd/*.slice "$tree/usr/lib/systemd/system/"
 for unit in "$repo"/systemd/*.{timer,path,socket,target,mount}; do [ -e "$unit" ] && cp "$unit" "$tree/usr/lib/systemd/system/"; done
@@ -57,12 +65,22 @@ mkdir -p "$out/sandbox/etc/apt/sources.list.d"
 awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main contrib non-free non-free-firmware\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n", $2, $3 }' \
   "$repo/.tools/image-root/etc/apt/sources.list" >"$out/sandbox/etc/apt/sources.list.d/mkosi.sources"
 
+# The scripts of arm64 packages run here by emulation; the kernel keeps the emulator open, so it works inside of roots.
+if [ "$architecture" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
+  say "the emulator of arm64 programs"
+  "$repo/image/in-tools.sh" sh -euc '
+    grep -qs enabled /proc/sys/fs/binfmt_misc/status || mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+    [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
+    grep -q "^flags:.*F" /proc/sys/fs/binfmt_misc/qemu-aarch64' || {
+    echo "image: this kernel does not run arm64 programs: it needs binfmt_misc, and qemu-aarch64 there with flag F" >&2; exit 69; }
+fi
+
 say "building $profiles $version ($architecture)"
 # Forms of an image that must never be taken for a product lie apart.
-case $profiles in *,test*) output=test-images ;; x86) output=mkosi ;; *) output=mkosi-${profiles//,/-} ;; esac
+case $profiles in arm64*,test*) output=test-images-arm64 ;; *,test*) output=test-images ;; x86) output=mkosi ;; *) output=mkosi-${profiles//,/-} ;; esac
 rm -f "$out/$output/millrace_$version".*
 # mkosi keys its cache by distribution, release and architecture, not by profile: each board has its own.
-cache=${profiles//,test/} cache=${cache//,broken/} cache=cache-${cache//,/-}
+cache=${profiles//,test/} cache=${cache//,broken/} cache=${cache//,notpm/} cache=cache-${cache//,/-}
 mkdir -p "$out/$output" "$out/$cache" "$out/packages"
 seed=$(printf 'millrace %s' "$version" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/')
 epoch=$(git -C "$repo" log -1 --format=%ct)
@@ -71,7 +89,7 @@ IFS=, read -ra names <<<"$profiles"
 for name in "${names[@]}"; do arguments+=(--profile "$name"); done
 "$repo/image/in-tools.sh" mkosi --directory /src/image "${arguments[@]}" \
   --architecture "$architecture" --image-version "$version" --seed "$seed" --source-date-epoch "$epoch" \
-  --environment VARIANT_ID="$board" --output-directory "/out/$output" --cache-directory "/out/$cache" --sandbox-tree /out/sandbox --extra-tree /out/tree \
+  --environment VARIANT_ID="$variant" --output-directory "/out/$output" --cache-directory "/out/$cache" --sandbox-tree /out/sandbox --extra-tree /out/tree \
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
   --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
   --force build 2>&1 | sed -u 's/.*\r//' >&2

@@ -27,6 +27,9 @@ pub struct Identity {
     pub system: Option<String>,
     /// Version of the kernel.
     pub kernel: Option<String>,
+    /// Whether the kernel drives a TPM 2.0: without one, what is on the box's disk is open to whoever takes it.
+    #[serde(default)]
+    pub tpm: bool,
 }
 
 /// What makers write where they wrote nothing.
@@ -58,6 +61,7 @@ impl Identity {
             vendor: first(&["sys/class/dmi/id/sys_vendor", "sys/class/dmi/id/board_vendor"]),
             system: root.text("etc/os-release").and_then(|text| pretty_name(&text)),
             kernel: first(&["proc/sys/kernel/osrelease"]),
+            tpm: root.text("sys/class/tpm/tpm0/tpm_version_major").is_some_and(|major| major == "2"),
         }
     }
 }
@@ -101,6 +105,15 @@ mod tests {
         let hash = identity.machine_hash.clone().unwrap();
         assert!(hash.len() == 32 && hash != "0123456789abcdef0123456789abcdef", "{hash}");
         assert_eq!(identity.system.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+        assert!(!identity.tpm, "there is none");
+    }
+
+    #[test]
+    fn only_a_tpm_of_the_second_version_counts() {
+        for (major, counts) in [("2\n", true), ("1\n", false)] {
+            let root = fixture(&[("sys/class/tpm/tpm0/tpm_version_major", major)]);
+            assert_eq!(Identity::read(root.path()).tpm, counts, "version {major}");
+        }
     }
 
     #[test]

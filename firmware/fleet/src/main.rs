@@ -202,6 +202,8 @@ fn describe() -> (Map<String, Value>, Map<String, Value>) {
     if let Ok(cores) = std::thread::available_parallelism() {
         hardware.insert("cores".to_owned(), json!(cores.get()));
     }
+    // Without a TPM the box's keys lie open on its disk: its hot account should hold less.
+    hardware.insert("tpm".to_owned(), json!(identity.tpm));
     let classes: Vec<&str> = Class::ALL.iter().map(|class| class.key()).collect();
     let mut abilities = Map::new();
     abilities.insert("tele".to_owned(), json!(classes));
