@@ -65,14 +65,16 @@ mkdir -p "$out/sandbox/etc/apt/sources.list.d"
 awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main contrib non-free non-free-firmware\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n", $2, $3 }' \
   "$repo/.tools/image-root/etc/apt/sources.list" >"$out/sandbox/etc/apt/sources.list.d/mkosi.sources"
 
-# The scripts of arm64 packages run here by emulation; the kernel keeps the emulator open, so it works inside of roots.
+# The scripts of arm64 packages run by emulation. The kernel keeps the emulator open, so it works inside of roots, and
+# knows it as long as this is mounted somewhere.
+builder=(mkosi)
 if [ "$architecture" = arm64 ] && [ "$(uname -m)" != aarch64 ]; then
-  say "the emulator of arm64 programs"
-  "$repo/image/in-tools.sh" sh -euc '
-    grep -qs enabled /proc/sys/fs/binfmt_misc/status || mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
-    [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
-    grep -q "^flags:.*F" /proc/sys/fs/binfmt_misc/qemu-aarch64' || {
-    echo "image: this kernel does not run arm64 programs: it needs binfmt_misc, and qemu-aarch64 there with flag F" >&2; exit 69; }
+  builder=(sh -euc '
+    known=/proc/sys/fs/binfmt_misc
+    [ -e $known/register ] || mount -t binfmt_misc none $known
+    [ -e $known/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >$known/register
+    grep -q "^flags:.*F" $known/qemu-aarch64 || { echo "image: this machine runs arm64 programs by an emulator without flag F" >&2; exit 69; }
+    exec mkosi "$@"' mkosi)
 fi
 
 say "building $profiles $version ($architecture)"
@@ -87,7 +89,7 @@ epoch=$(git -C "$repo" log -1 --format=%ct)
 arguments=()
 IFS=, read -ra names <<<"$profiles"
 for name in "${names[@]}"; do arguments+=(--profile "$name"); done
-"$repo/image/in-tools.sh" mkosi --directory /src/image "${arguments[@]}" \
+"$repo/image/in-tools.sh" "${builder[@]}" --directory /src/image "${arguments[@]}" \
   --architecture "$architecture" --image-version "$version" --seed "$seed" --source-date-epoch "$epoch" \
   --environment VARIANT_ID="$variant" --output-directory "/out/$output" --cache-directory "/out/$cache" --sandbox-tree /out/sandbox --extra-tree /out/tree \
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
