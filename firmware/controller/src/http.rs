@@ -154,6 +154,7 @@ async fn health(State(api): State<Arc<Api>>) -> Response {
         broker_connected: shared.connected,
         boxes: u64::try_from(shared.boxes.len()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        fleet: String::new(),
     });
     let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()

@@ -5,6 +5,14 @@
 //! | `GET /api/boxes` | [`BoxList`] |
 //! | `GET /api/boxes/{box}` | [`BoxDetail`], or 404 with [`Problem`] |
 //! | `GET /api/events?box=&open=&limit=` | [`EventList`] |
+//! | `GET /api/orders` | [`OrderList`], the newest first |
+//! | `GET /api/orders/{cid}` | [`Order`], or 404 |
+//! | `POST /api/orders`, a signed order | [`Order`] with status 202, or [`Problem`] |
+//! | `GET /api/campaigns` | [`CampaignList`], the newest first |
+//! | `POST /api/campaigns`, a signed campaign | [`Campaign`] with status 202, or [`Problem`] |
+//! | `POST /api/campaigns/{name}/halt`, `…/resume` | [`Campaign`] |
+//! | `POST /api/claims` with [`NewClaim`] | [`Claim`] |
+//! | `GET /api/claims` | [`ClaimList`] |
 //! | `GET /healthz` | [`Health`], status 200 or 503 |
 //! | `GET /metrics` | Prometheus text |
 //!
@@ -44,6 +52,12 @@ pub struct BoxSummary {
     pub mode: Option<String>,
     /// Firmware version the box reported.
     pub fw: Option<String>,
+    /// Its rollout ring.
+    #[serde(default)]
+    pub ring: Option<String>,
+    /// It was taken out of the fleet by an order: its keys are gone.
+    #[serde(default)]
+    pub decommissioned: bool,
     /// Health score 0 to 100 of the last heartbeat.
     pub ok: Option<f64>,
     /// Sessions in work.
@@ -199,6 +213,145 @@ pub struct Health {
     pub boxes: u64,
     /// Program version.
     pub version: String,
+    /// The fleet it serves.
+    #[serde(default)]
+    pub fleet: String,
+}
+
+/// `GET /api/orders`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderList {
+    /// At most a hundred.
+    pub orders: Vec<Order>,
+}
+
+/// An order that the controller carries, and where it stands on each box it is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Its id.
+    pub cid: String,
+    /// What it orders.
+    pub op: String,
+    /// The author's key.
+    pub by: String,
+    /// When the controller took it, unix milliseconds.
+    pub at_ms: i64,
+    /// When no box begins it any more, unix milliseconds.
+    pub exp_ms: i64,
+    /// Its arguments, as signed.
+    pub args: serde_json::Map<String, serde_json::Value>,
+    /// Why, for people.
+    pub why: Option<String>,
+    /// The boxes it is for, ordered by id.
+    pub boxes: Vec<OrderBox>,
+}
+
+/// An order on one box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderBox {
+    /// The box.
+    #[serde(rename = "box")]
+    pub id: String,
+    /// `queued` until the box has answered, then as in [`crate::payload::Standing`].
+    pub st: String,
+    /// Percent done.
+    pub pct: Option<u8>,
+    /// One word for the step or the reason.
+    pub code: Option<String>,
+    /// The reason in words.
+    pub reason: Option<String>,
+    /// When it last changed, unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// `GET /api/campaigns`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CampaignList {
+    /// At most twenty.
+    pub campaigns: Vec<Campaign>,
+}
+
+/// A campaign and how far it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Campaign {
+    /// Its name.
+    pub name: String,
+    /// Its id, under which boxes answer.
+    pub cid: String,
+    /// The version it brings.
+    pub version: String,
+    /// `running`, `halted`, `done`, `over` or `superseded`.
+    pub state: String,
+    /// Why it is halted.
+    pub why: Option<String>,
+    /// When the controller took it, unix milliseconds.
+    pub at_ms: i64,
+    /// When it ends, unix milliseconds.
+    pub exp_ms: i64,
+    /// Its rings, in order.
+    pub rings: Vec<CampaignRing>,
+    /// Boxes that failed, each with its reason; at most a hundred.
+    pub failed: Vec<OrderBox>,
+}
+
+/// One ring of a campaign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CampaignRing {
+    /// Its name.
+    pub name: String,
+    /// When it was opened, unix milliseconds; absent while it waits.
+    pub opened_ms: Option<i64>,
+    /// Boxes in it that the controller knows.
+    pub boxes: u64,
+    /// Not begun.
+    pub waiting: u64,
+    /// Under way.
+    pub running: u64,
+    /// Run the new version.
+    pub done: u64,
+    /// Failed, or silent for too long.
+    pub failed: u64,
+    /// Have not been heard of since the ring was opened, or found no quiet moment.
+    pub absent: u64,
+}
+
+/// Body of `POST /api/claims`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewClaim {
+    /// The serial the token is for.
+    pub serial: String,
+    /// SHA-256 of the token, hex: the controller never learns the token.
+    pub token_sha256: String,
+    /// The ring the box will be in.
+    #[serde(default)]
+    pub ring: Option<String>,
+    /// Days until it is no longer taken, 1 to 365.
+    pub days: u32,
+}
+
+/// `GET /api/claims`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimList {
+    /// The newest first, at most a thousand.
+    pub claims: Vec<Claim>,
+}
+
+/// A claim: the right of one machine to become one box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The machine's serial.
+    pub serial: String,
+    /// The box it becomes.
+    #[serde(rename = "box")]
+    pub id: String,
+    /// Its ring.
+    pub ring: String,
+    /// When it was made, unix milliseconds.
+    pub at_ms: i64,
+    /// When it is no longer taken, unix milliseconds.
+    pub exp_ms: i64,
+    /// When it was used, unix milliseconds.
+    pub used_ms: Option<i64>,
 }
 
 /// Body of every answer outside 2xx.

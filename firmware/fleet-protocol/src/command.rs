@@ -1,7 +1,8 @@
 //! Orders: what people sign for boxes to do. The broker and the controller only carry them.
 //!
-//! [`Command::read`] asks in the contract's order, cheap questions first; whoever obeys keeps the counters and the ids of
-//! what was obeyed, durably, before acting.
+//! [`Command::verified`], then [`Command::admit`] ask in the contract's order, cheap questions first; whoever obeys keeps
+//! the counters and the ids of what was obeyed, durably, before acting. Between the two stands the question whether the
+//! order is known already: then its state is told again, whatever the time.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,7 +14,11 @@ use crate::release::Keys;
 use crate::version::Version;
 
 /// How far clocks may differ, milliseconds.
-const SKEW_MS: i64 = 120_000;
+pub const SKEW_MS: i64 = 120_000;
+/// The order to install a version of the system.
+pub const UPDATE: &str = "update";
+/// The order to destroy the keys and leave the fleet.
+pub const DECOMMISSION: &str = "decommission";
 /// Most boxes an order names.
 const BOXES_MAX: usize = 256;
 
@@ -115,6 +120,35 @@ pub struct UpdateArgs {
     pub go_at_deadline: bool,
 }
 
+/// Arguments of `decommission`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecommissionArgs {
+    /// Destroy everything the box keeps, not only its keys.
+    pub erase: bool,
+    /// Do it even while the hot account holds more than dust, winners are not redeemed, or nobody can say: the key to
+    /// them is gone afterwards.
+    #[serde(default)]
+    pub even_with_funds: bool,
+}
+
+impl Denied {
+    /// One word for it, as results carry it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Denied::Envelope(_) => "signature",
+            Denied::Topic => "topic",
+            Denied::Author => "author",
+            Denied::Audience => "audience",
+            Denied::Time => "time",
+            Denied::Replayed => "replayed",
+            Denied::Preconditions => "preconditions",
+            Denied::Arguments(_) => "arguments",
+        }
+    }
+}
+
 /// The box that is ordered.
 #[derive(Debug, Clone, Copy)]
 pub struct Ordered<'a> {
@@ -129,49 +163,68 @@ pub struct Ordered<'a> {
 }
 
 impl Command {
-    /// Read an order that came as `op`; `counter` tells the highest counter of an author that was obeyed.
+    /// Read an order that came as `op` and is signed by those who may, its author among them.
+    ///
+    /// # Errors
+    /// [`Denied::Envelope`], [`Denied::Topic`] or [`Denied::Author`].
+    pub fn verified(envelope: &[u8], op: &str, keys: &Keys) -> Result<Self, Denied> {
+        let verified = dsse::verify(envelope, COMMAND, &keys.release, keys.threshold)?;
+        let command: Self = dsse::read_body(&verified)?;
+        hold(command.v == 1 && command.op == op && crate::topic::is_cid(&command.cid), Denied::Topic)?;
+        hold(verified.keys.contains(&command.by), Denied::Author)?;
+        Ok(command)
+    }
+
+    /// Hold a verified order against the box, its clock and what its author ordered before; `counter` tells the highest
+    /// counter of an author that was obeyed.
     ///
     /// # Errors
     /// [`Denied`]: the first question whose answer was no.
-    pub fn read(
-        envelope: &[u8],
-        op: &str,
-        keys: &Keys,
-        ordered: Ordered<'_>,
-        counter: impl Fn(&KeyId) -> u64,
-    ) -> Result<Self, Denied> {
-        let verified = dsse::verify(envelope, COMMAND, &keys.release, keys.threshold)?;
-        let command: Self = dsse::read_body(&verified)?;
-        let hold = |holds: bool, denied: Denied| if holds { Ok(()) } else { Err(denied) };
-        hold(command.v == 1 && command.op == op, Denied::Topic)?;
-        hold(verified.keys.contains(&command.by), Denied::Author)?;
-        hold(command.is_for(ordered), Denied::Audience)?;
-        let early = command.nbf.unwrap_or(command.iat).saturating_sub(SKEW_MS);
-        hold(ordered.now.is_some_and(|now| (early..=command.exp).contains(&now)), Denied::Time)?;
-        hold(command.ctr > counter(&command.by), Denied::Replayed)?;
-        hold(command.preconditions.as_ref().is_none_or(Map::is_empty), Denied::Preconditions)?;
+    pub fn admit(&self, ordered: Ordered<'_>, counter: impl Fn(&KeyId) -> u64) -> Result<(), Denied> {
+        hold(self.aud.fleet == *ordered.fleet && self.reaches(ordered.id, ordered.ring), Denied::Audience)?;
+        let early = self.nbf.unwrap_or(self.iat).saturating_sub(SKEW_MS);
+        hold(ordered.now.is_some_and(|now| (early..=self.exp).contains(&now)), Denied::Time)?;
+        hold(self.ctr > counter(&self.by), Denied::Replayed)?;
+        hold(self.preconditions.as_ref().is_none_or(Map::is_empty), Denied::Preconditions)
+    }
+
+    /// What an envelope claims to order, for those who only carry it: no signature is looked at.
+    ///
+    /// # Errors
+    /// [`Denied::Envelope`] when it is no order at all.
+    pub fn unverified(envelope: &[u8]) -> Result<Self, Denied> {
+        let command: Self = dsse::read_body(&dsse::unverified(envelope, COMMAND)?)?;
+        hold(command.v == 1 && crate::topic::is_cid(&command.cid) && crate::topic::is_op(&command.op), Denied::Topic)?;
         Ok(command)
     }
 
     /// Whether a box is meant. Which share of a group is meant depends on nothing but order and box.
-    fn is_for(&self, ordered: Ordered<'_>) -> bool {
-        let Audience { fleet, boxes, group, pct } = &self.aud;
-        if fleet != ordered.fleet {
-            return false;
-        }
-        let named = boxes.as_ref().is_some_and(|boxes| boxes.len() <= BOXES_MAX && boxes.contains(ordered.id));
+    #[must_use]
+    pub fn reaches(&self, id: &BoxId, ring: &FleetId) -> bool {
+        let Audience { boxes, group, pct, .. } = &self.aud;
+        let named = boxes.as_ref().is_some_and(|boxes| boxes.len() <= BOXES_MAX && boxes.contains(id));
         let grouped = group.as_ref().is_some_and(|group| {
-            let ours = group.as_str() == "all" || group == ordered.ring;
-            ours && pct.is_none_or(|pct| f64::from(self.bucket(ordered.id)) < pct * 100.0)
+            let ours = group.as_str() == "all" || group == ring;
+            ours && pct.is_none_or(|pct| f64::from(bucket(&self.cid, id)) < pct * 100.0)
         });
         named || grouped
     }
+}
 
-    fn bucket(&self, id: &BoxId) -> u32 {
-        let hash = Sha256::new().chain_update(&self.cid).chain_update(id.as_str()).finalize();
-        let start = hash.iter().take(4).fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
-        start % 10_000
-    }
+/// Where a box falls in what is identified by `cid`: 0 to 9999, evenly, always the same.
+#[must_use]
+pub fn bucket(cid: &str, id: &BoxId) -> u32 {
+    spread(cid, id, "") % 10_000
+}
+
+/// A number that depends on nothing but these.
+pub(crate) fn spread(cid: &str, id: &BoxId, what: &str) -> u32 {
+    let hash = Sha256::new().chain_update(cid).chain_update(id.as_str()).chain_update(what).finalize();
+    hash.iter().take(4).fold(0u32, |sum, byte| sum << 8 | u32::from(*byte))
+}
+
+fn hold(holds: bool, denied: Denied) -> Result<(), Denied> {
+    if holds { Ok(()) } else { Err(denied) }
 }
 
 #[cfg(test)]
@@ -200,7 +253,10 @@ mod tests {
         let keys = Keys { release: (1..=3).map(|seed| key(seed).verifying_key()).collect(), threshold: 2, test: true };
         let (fleet, ring) = (FleetId::new("acme").unwrap(), FleetId::new("lab").unwrap());
         let id = BoxId::new("box-7f3a9c2e41d05b68").unwrap();
-        Command::read(&envelope, "update", &keys, Ordered { fleet: &fleet, id: &id, ring: &ring, now }, |_| highest)
+        let command = Command::verified(&envelope, UPDATE, &keys)?;
+        command.admit(Ordered { fleet: &fleet, id: &id, ring: &ring, now }, |_| highest)?;
+        assert_eq!(Command::unverified(&envelope).unwrap(), command);
+        Ok(command)
     }
 
     fn denied(change: impl Fn(&mut Value)) -> Denied {
@@ -229,6 +285,7 @@ mod tests {
         assert!(matches!(denied(|o| o["aud"]["boxes"] = json!(["box-0000000000000000"])), Denied::Audience));
         assert!(matches!(denied(|o| o["if"] = json!({"fw": "1"})), Denied::Preconditions));
         assert!(matches!(denied(|o| o["extra"] = json!(1)), Denied::Envelope(_)));
+        assert!(matches!(denied(|o| o["cid"] = json!("../../state")), Denied::Topic));
     }
 
     #[test]
@@ -244,7 +301,7 @@ mod tests {
         assert!(!of(json!({"fleet": "acme", "group": "all", "pct": 0})));
         let command = read(&order(), Some(NOW), 0).unwrap();
         let boxes = (0..2000).map(|n| BoxId::new(format!("box-{n:016x}")).unwrap());
-        let early = boxes.filter(|id| command.bucket(id) < 2500).count();
+        let early = boxes.filter(|id| bucket(&command.cid, id) < 2500).count();
         assert!((400..600).contains(&early), "{early}");
     }
 }

@@ -102,6 +102,22 @@ pub mod id {
     pub const BOX_OFFLINE: &str = "BOX-OFFLINE";
     /// A class of messages was muted because it kept being malformed; raised by the controller.
     pub const MSG_MALFORMED: &str = "MSG-MALFORMED";
+    /// An update is there and waits for a quiet moment.
+    pub const UPD_STAGED: &str = "UPD-STAGED";
+    /// An update proved itself.
+    pub const UPD_OK: &str = "UPD-OK";
+    /// An update came to nothing; the old version runs.
+    pub const UPD_FAIL: &str = "UPD-FAIL";
+    /// An update was taken back by the box.
+    pub const UPD_ROLLBACK: &str = "UPD-ROLLBACK";
+    /// An offered release was not signed by those who may.
+    pub const UPD_SIG_BAD: &str = "UPD-SIG-BAD";
+    /// A version that was good fails its health checks: the box does no work.
+    pub const SAFE_MODE: &str = "SAFE-MODE";
+    /// An order was refused.
+    pub const CMD_DENIED: &str = "CMD-DENIED";
+    /// The box destroys its keys and leaves: the last thing it says.
+    pub const DECOMMISSIONED: &str = "DECOMMISSIONED";
     /// Events over the hourly budget were folded into this one.
     pub const LOG_DIGEST: &str = "LOG-DIGEST";
 }

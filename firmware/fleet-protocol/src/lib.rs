@@ -7,14 +7,18 @@
 //! | What may it say? | [`payload`], with [`registry`] for metrics and [`event`] for events |
 //! | How are bytes from a peer read? | [`strict`] |
 //! | How is an order signed, and who obeys? | [`dsse`], [`command`] |
+//! | How does a version reach a whole fleet? | [`campaign`], at the pace of [`campaign::pacer`] |
 //! | What is a version of the system, and who says so? | [`version`], [`release`] |
 //! | Where does a box stand? | [`site`] |
+//! | How does a machine become a box? | [`enrol`] |
 //! | Is the box there? | [`presence`] |
 //! | What does the controller's HTTP API answer? | [`api`] |
 
 pub mod api;
+pub mod campaign;
 pub mod command;
 pub mod dsse;
+pub mod enrol;
 pub mod event;
 pub mod name;
 pub mod payload;

@@ -1,6 +1,8 @@
 //! What messages say. Every type reads itself from hostile bytes with all checks done: [`crate::strict`]
 //! limits first, then shape, then meaning. Unknown fields are ignored, so that newer peers are understood.
 
+mod result;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -9,6 +11,8 @@ use crate::event::{Op, Severity, is_event_id};
 use crate::name::Epoch;
 use crate::registry::{self, Class, METRICS_MAX};
 use crate::strict::{self, FROM_BOX_MAX, StrictError, TO_BOX_MAX};
+
+pub use result::{REASON_MAX, Res, Standing};
 
 /// Largest counter that survives every JSON reader: 2⁵³ − 1.
 pub const COUNTER_MAX: u64 = (1 << 53) - 1;

@@ -156,14 +156,14 @@ impl Leaf {
 }
 
 /// A command word: `[a-z][a-z0-9-]{1,23}`.
-fn is_op(text: &str) -> bool {
+pub(crate) fn is_op(text: &str) -> bool {
     (2..=24).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// A command id: a UUID in its usual form.
-fn is_cid(text: &str) -> bool {
+pub(crate) fn is_cid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(i, b)| match i {
             8 | 13 | 18 | 23 => b == b'-',

@@ -148,7 +148,8 @@ impl Updates {
         let (fleet, id, ring, now) = (&config.fleet, &config.box_id, &config.ring, clock::stamp().t);
         let ordered = Ordered { fleet, id, ring, now };
         let highest = |by: &fleet_protocol::dsse::KeyId| self.book.counters.get(by.as_str()).copied().unwrap_or(0);
-        let command = match Command::read(envelope, UPDATE, &keys, ordered, highest) {
+        let read = Command::verified(envelope, UPDATE, &keys).and_then(|order| order.admit(ordered, highest).map(|()| order));
+        let command = match read {
             // The controller sends what it was not answered again, byte for byte.
             Err(Denied::Replayed) if self.is_known(envelope, &keys, ordered) => return Ok(()),
             read => read?,
@@ -169,8 +170,8 @@ impl Updates {
     }
 
     fn is_known(&self, envelope: &[u8], keys: &Keys, ordered: Ordered<'_>) -> bool {
-        let again = Command::read(envelope, UPDATE, keys, ordered, |_| 0);
-        again.is_ok_and(|command| self.book.known.contains(&command.cid))
+        let again = Command::verified(envelope, UPDATE, keys);
+        again.is_ok_and(|command| command.admit(ordered, |_| 0).is_ok() && self.book.known.contains(&command.cid))
     }
 
     /// Looks at what `millrace-update` says, and tells what is new.

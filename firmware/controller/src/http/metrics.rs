@@ -105,6 +105,8 @@ mod tests {
             last_seen_ms: None,
             mode: None,
             fw: None,
+            ring: None,
+            decommissioned: false,
             ok: None,
             sessions_active: Some(3),
             sessions_capacity: None,

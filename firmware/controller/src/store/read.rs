@@ -55,6 +55,8 @@ impl Reader {
                 last_seen_ms: row.get(2)?,
                 mode: row.get(3)?,
                 fw: row.get(4)?,
+                ring: None,
+                decommissioned: retired,
                 ok: None,
                 sessions_active: None,
                 sessions_capacity: None,
