@@ -21,8 +21,8 @@ demo *args: build
 test *args: build
     cargo test --locked --release --workspace --no-fail-fast {{ args }}
 
-# What a commit must pass: formatting, lints, docs, the dependency rules, the units
-check: fmt-check clippy doc architecture units-verify
+# What a commit must pass: formatting, lints, docs, the dependency rules, the units, what is refused of a vendor
+check: fmt-check clippy doc architecture units-verify vendor-check
 
 # Formatting
 fmt:
@@ -50,6 +50,10 @@ deny:
 # systemd's own opinion of our units
 units-verify:
     tests/units.sh
+
+# A Jetson's packages are taken only as they were locked (made-up packages)
+vendor-check:
+    tests/image/jetson.sh
 
 # Golden vectors only
 vectors: build

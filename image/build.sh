@@ -22,6 +22,13 @@ case $profiles, in *,notpm,*) variant=$board-notpm ;; *) variant=$board ;; esac
 
 say() { printf 'image: %s\n' "$*" >&2; }
 
+# What the board's maker supplies, and only whoever builds may have.
+vendor=()
+if [ "$board" = jetson ]; then
+  "$repo/image/vendor/l4t.sh" unpack "$out/l4t"
+  vendor=(--extra-tree /out/l4t)
+fi
+
 say "keys"
 keys=${MILLRACE_IMAGE_KEYS:-$out/keys}
 [ -n "${MILLRACE_IMAGE_KEYS:-}" ] || "$repo/image/keys.sh" "$keys"
@@ -91,7 +98,7 @@ IFS=, read -ra names <<<"$profiles"
 for name in "${names[@]}"; do arguments+=(--profile "$name"); done
 "$repo/image/in-tools.sh" "${builder[@]}" --directory /src/image "${arguments[@]}" \
   --architecture "$architecture" --image-version "$version" --seed "$seed" --source-date-epoch "$epoch" \
-  --environment VARIANT_ID="$variant" --output-directory "/out/$output" --cache-directory "/out/$cache" --sandbox-tree /out/sandbox --extra-tree /out/tree \
+  --environment VARIANT_ID="$variant" --output-directory "/out/$output" --cache-directory "/out/$cache" --sandbox-tree /out/sandbox "${vendor[@]}" --extra-tree /out/tree \
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
   --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
   --force build 2>&1 | sed -u 's/.*\r//' >&2
