@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds an image.
 # usage: image/build.sh PROFILE [VERSION]
-#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,dev` or `,test` appended for those forms of it;
+#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,notpm` (not for x86), `,dev` or `,test` appended for those forms of it;
 #             installer | factory, with `,PROFILE` appended for another than x86: the medium that installs it
 #   VERSION   what it calls itself (default: the workspace's version)
-# Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS.
+# Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS; those of arm64 are built by image/cross.sh, or
+# come from $MILLRACE_IMAGE_PROGRAMS_ARM64.
 # Keys come from $MILLRACE_IMAGE_KEYS; without it test keys are made below target/image, and the image says so.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -45,11 +46,12 @@ tree=$out/tree
 rm -rf "$tree"
 mkdir -p "$tree/usr/bin" "$tree/usr/lib/systemd/system" "$tree/usr/lib/systemd/system-preset"
 case $architecture in
-  arm64) programs=${MILLRACE_IMAGE_PROGRAMS:-$("$repo/image/cross.sh")} ;;
-  *) programs=${MILLRACE_IMAGE_PROGRAMS:-$target/release} ;;
+  arm64) programs=${MILLRACE_IMAGE_PROGRAMS_ARM64:-$("$repo/image/cross.sh")} kind=b700 ;;
+  *) programs=${MILLRACE_IMAGE_PROGRAMS:-$target/release} kind=3e00 ;;
 esac
 for program in millrace millrace-node millrace-worker millrace-signer millrace-fleet millrace-update; do
   [ -x "$programs/$program" ] || { echo "image: $programs/$program is not built: just build" >&2; exit 66; }
+  [ "$(od -An -v -tx1 -j18 -N2 "$programs/$program" | tr -d ' ')" = $kind ] || { echo "image: $programs/$program is not a program for $architecture" >&2; exit 65; }
   install -m 0755 "$programs/$program" "$tree/usr/bin/$program"
   [ "$architecture" = arm64 ] || strip --strip-debug "$tree/usr/bin/$program" # cross.sh has done it
 done
