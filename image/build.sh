@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds an image.
 # usage: image/build.sh PROFILE [VERSION]
-#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,notpm` (not for x86), `,dev` or `,test` appended for those forms of it;
+#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,notpm`, `,dev` or `,test` appended for those forms of it;
 #             installer | factory, with `,PROFILE` appended for another than x86: the medium that installs it
 #   VERSION   what it calls itself (default: the workspace's version)
 # Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS; those of arm64 are built by image/cross.sh, or
