@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fleet_protocol::site::Proxy;
 use fleet_protocol::{BoxId, FleetId};
 use serde::Deserialize;
 use service::MutualTls;
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     #[serde(default = "node_status")]
     pub(crate) node_status: PathBuf,
     pub(crate) brokers: Vec<BrokerAddress>,
+    #[serde(default)]
+    pub(crate) proxy: Option<Proxy>,
     pub(crate) tls: MutualTls,
     #[serde(default)]
     pub(crate) periods: Periods,
@@ -57,8 +60,11 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Orders {
     pub(crate) keys: PathBuf,
+    pub(crate) operators: PathBuf,
     pub(crate) update_state: PathBuf,
     pub(crate) requests: PathBuf,
+    pub(crate) decommission: PathBuf,
+    pub(crate) os_release: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -130,8 +136,11 @@ impl Default for Orders {
     fn default() -> Self {
         Self {
             keys: PathBuf::from("/usr/share/millrace/release-keys.json"),
+            operators: PathBuf::from("/usr/share/millrace/site-keys.json"),
             update_state: PathBuf::from("/var/lib/millrace-update"),
             requests: PathBuf::from("/run/millrace-fleet/update"),
+            decommission: PathBuf::from("/run/millrace-fleet/decommission.json"),
+            os_release: PathBuf::from(service::OS_RELEASE),
         }
     }
 }

@@ -7,12 +7,12 @@ mod config;
 mod health;
 mod identity;
 mod mqtt;
+mod orders;
 mod outbox;
 mod reconnect;
 mod report;
 mod scheduler;
 mod spool;
-mod updates;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,12 +104,13 @@ async fn run(config: Config, tls: Arc<rustls::ClientConfig>) -> Exit {
     // The birth already says what the box is willing to do, when its node can be asked.
     let first = service::status::read_status(&config.node_status).await.ok();
     let (mode, link_mode) = watch::channel(report::mode(first.as_ref()));
+    let (purse, link_purse) = watch::channel(report::purse(first.as_ref()));
     let beats = Arc::new(Heartbeats::default());
     let (collector_beat, link_beat) = (beats.register("collector", HANG), beats.register("link", HANG));
 
     let scheduler = Scheduler::new(config.clone(), ledger);
-    let link = Link::new(config, tls, identity, outbox, describe(), link_mode, view);
-    let mut collecting = tokio::spawn(scheduler.run(items, link_view, mode, collector_beat));
+    let link = Link::new(config, tls, identity, outbox, describe(), (link_mode, link_purse), view);
+    let mut collecting = tokio::spawn(scheduler.run(items, link_view, mode, purse, collector_beat));
     let mut linking = tokio::spawn(link.run(from_collector, link_beat, shutdown.token()));
     service::notify_ready();
 
@@ -207,6 +208,6 @@ fn describe() -> (Map<String, Value>, Map<String, Value>) {
     let classes: Vec<&str> = Class::ALL.iter().map(|class| class.key()).collect();
     let mut abilities = Map::new();
     abilities.insert("tele".to_owned(), json!(classes));
-    abilities.insert("cmd".to_owned(), json!(["rebirth", "update"]));
+    abilities.insert("cmd".to_owned(), json!(["rebirth", "update", "roll", "decommission"]));
     (hardware, abilities)
 }

@@ -40,10 +40,11 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::orders::Orders;
 use crate::outbox::{self, Content, Item, Outbox};
 use crate::reconnect::{Backoff, Cause, FAILURES_PER_BROKER, Policy, boot_delay};
+use crate::report::Purse;
 use crate::spool::SpoolError;
-use crate::updates::Updates;
 
 /// Our own window of unacknowledged publishes.
 const WINDOW: usize = 16;
@@ -55,6 +56,8 @@ const CHANNEL: usize = WINDOW + 8;
 const CONNECT_TIMEOUT_S: u64 = 30;
 /// Messages a second at most, and as many at once.
 const RATE: u32 = 16;
+/// The broker forgets where an order stood after this long.
+const ANSWER_EXPIRY_S: u32 = 86_400;
 /// A graceful stop waits this long for its PUBACK and DISCONNECT.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Without a controller for this long only grave events and heartbeats are sent.
@@ -89,9 +92,12 @@ pub(crate) struct Link {
     tls: Arc<ClientConfig>,
     identity: Identity,
     outbox: Outbox,
-    updates: Updates,
+    orders: Orders,
+    /// What is reported as the box's version.
+    version: String,
     info: (Map<String, Value>, Map<String, Value>),
     mode: watch::Receiver<Mode>,
+    purse: watch::Receiver<Purse>,
     view: watch::Sender<LinkView>,
     chance: StdRng,
     start: Instant,
@@ -131,6 +137,8 @@ enum Sent {
     Once,
     Birth,
     Record(Durable, u64),
+    /// Where an order stands, by the change it tells.
+    Answer(u64),
     Farewell,
 }
 
@@ -148,19 +156,22 @@ impl Link {
         identity: Identity,
         mut outbox: Outbox,
         info: (Map<String, Value>, Map<String, Value>),
-        mode: watch::Receiver<Mode>,
+        (mode, purse): (watch::Receiver<Mode>, watch::Receiver<Purse>),
         view: watch::Sender<LinkView>,
     ) -> Self {
         let start = Instant::now();
-        let updates = Updates::open(&config, &mut outbox);
+        let orders = Orders::open(&config, &mut outbox);
+        let version = service::image_version(&config.orders.os_release);
         Self {
-            updates,
+            orders,
+            version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             config,
             tls,
             identity,
             outbox,
             info,
             mode,
+            purse,
             view,
             chance: StdRng::from_entropy(),
             start,
@@ -352,6 +363,7 @@ impl Link {
         self.connections += 1;
         self.acl_said = false;
         self.outbox.born();
+        self.orders.connected();
         self.progress = (Instant::now(), self.outbox.unacknowledged().1);
         self.up =
             Some(Up { client, window, submitted: VecDeque::new(), inflight: BTreeMap::new(), farewell: Farewell::No });
@@ -408,6 +420,14 @@ impl Link {
                 return;
             }
             let life = self.identity.life();
+            if let Some(answer) = self.orders.next_answer(&life) {
+                self.tokens -= 1;
+                let sent = Sent::Answer(answer.q);
+                if !self.submit(answer.topic, answer.payload, QoS::AtLeastOnce, false, Some(ANSWER_EXPIRY_S), sent) {
+                    return;
+                }
+                continue;
+            }
             let outgoing = match self.outbox.next_durable(&life, grave_only) {
                 Ok(Some(outgoing)) => Some(outgoing),
                 Ok(None) => self.outbox.next_live(&life, grave_only),
@@ -435,7 +455,12 @@ impl Link {
 
     fn broker_acknowledged(&mut self, sent: Option<Sent>, reason: PubAckReason) {
         match reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {}
+            PubAckReason::Success => {
+                if let Some(Sent::Answer(q)) = sent {
+                    tokio::task::block_in_place(|| self.orders.was_heard(q));
+                }
+            }
+            PubAckReason::NoMatchingSubscribers => {}
             PubAckReason::NotAuthorized => {
                 tracing::error!(?sent, "broker refused a publish: check its access rules");
                 self.say_acl("publish");
@@ -481,11 +506,12 @@ impl Link {
         let boot = self.identity.life().b;
         tokio::task::block_in_place(|| {
             self.outbox.tend(boot, now);
-            self.updates.tend(&mut self.outbox, boot);
+            self.orders.tend(&mut self.outbox, boot);
         });
         if self.rewind_at.is_some_and(|at| now >= at) {
             self.rewind_at = None;
             self.outbox.rewind();
+            self.orders.connected();
         }
         let (open, acked) = self.outbox.unacknowledged();
         let resend = Duration::from_secs(self.config.link.resend_s.into());

@@ -150,6 +150,11 @@ impl Outbox {
         self.spool.class(Durable::Events).last()
     }
 
+    /// Up to which event the controller has all.
+    pub(crate) fn acked_event(&mut self) -> u64 {
+        self.spool.class(Durable::Events).acked()
+    }
+
     /// Put an event into the spool now: durable on return, or not there.
     pub(crate) fn record(&mut self, boot: u64, stamp: Stamp, body: EventBody) -> Result<(), SpoolError> {
         self.store(boot, &Item { stamp, content: Content::Event(body) }, Instant::now())?;

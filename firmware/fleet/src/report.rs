@@ -40,6 +40,21 @@ pub(crate) fn heartbeat(
     }))
 }
 
+/// What only this box's key can move.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Purse {
+    /// Wei of the hot account; `None` when nobody can say.
+    pub(crate) hot_wei: Option<u128>,
+    /// Winning tickets that are not redeemed.
+    pub(crate) winners: u64,
+}
+
+/// What the node says of its money.
+pub(crate) fn purse(node: Option<&NodeStatus>) -> Purse {
+    let hot_wei = node.and_then(|node| node.chain.as_ref()).and_then(|chain| chain.hot_balance_wei.parse().ok());
+    Purse { hot_wei, winners: node.map_or(0, |node| node.money.tickets_pending) }
+}
+
 /// What the box is willing to do, as its node says.
 pub(crate) fn mode(node: Option<&NodeStatus>) -> Mode {
     match node.map(|node| node.mode.as_str()) {

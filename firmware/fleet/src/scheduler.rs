@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::health::{Seen, assess};
 use crate::mqtt::LinkView;
 use crate::outbox::{Content, Item};
-use crate::report::{self, DeadBand, LedgerBase};
+use crate::report::{self, DeadBand, LedgerBase, Purse};
 
 /// A round begins at least this often.
 pub(crate) const ROUND: Duration = Duration::from_secs(1);
@@ -131,6 +131,7 @@ impl Scheduler {
         items: mpsc::Sender<Item>,
         view: watch::Receiver<LinkView>,
         mode: watch::Sender<Mode>,
+        purse: watch::Sender<Purse>,
         heartbeat: service::Heartbeat,
     ) -> Result<std::convert::Infallible, LinkGone> {
         let mut rounds = tokio::time::interval(ROUND.min(Duration::from_secs(self.config.periods.heartbeat_s.into())));
@@ -146,6 +147,7 @@ impl Scheduler {
             let node = answer.ok();
             let link = *view.borrow();
             mode.send_if_modified(|mode| std::mem::replace(mode, report::mode(node.as_ref())) != *mode);
+            purse.send_replace(report::purse(node.as_ref()));
             for content in self.round(sample, node.as_ref(), link, self.start.elapsed()) {
                 items.send(Item { stamp: stamp(), content }).await.map_err(|_| LinkGone)?;
             }

@@ -199,7 +199,7 @@ impl View {
         self.board.borrow().tell(&mut status);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let (active, capacity) = self.outbound.sessions();
-        env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
+        status.version = service::system_version(env!("CARGO_PKG_VERSION"));
         let mode = match (self.serving.is_cancelled(), self.ready.is_cancelled()) {
             (true, _) => "drain",
             (false, true) => "run",

@@ -32,7 +32,7 @@ pub(crate) async fn meanwhile<T>(
         let mut refresh = tokio::time::interval(REFRESH);
         loop {
             let mut status = NodeStatus {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: service::system_version(env!("CARGO_PKG_VERSION")),
                 mode: "starting".to_owned(),
                 network: "onchain".to_owned(),
                 ledger: if *ledger.borrow() { "open" } else { "waiting" }.to_owned(),

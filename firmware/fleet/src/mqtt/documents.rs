@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use fleet_protocol::payload::{Info, State, Why};
 use fleet_protocol::{Leaf, Topic, registry};
-use rumqttc::v5::MqttOptions;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectProperties, LastWill};
+use rumqttc::v5::{MqttOptions, Proxy, ProxyAuth, ProxyType};
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
 use super::{CONNECT_TIMEOUT_S, INFLIGHT_LIMIT, Link, Sent};
@@ -23,7 +23,7 @@ impl Link {
             v: 1,
             life: self.identity.life(),
             t: clock::stamp().t,
-            fw: env!("CARGO_PKG_VERSION").to_owned(),
+            fw: self.version.clone(),
             reg: registry::registry_hash(),
             hw,
             caps,
@@ -43,7 +43,7 @@ impl Link {
             hb: living(self.config.periods.heartbeat_s),
             ka: living(self.config.link.keepalive_s),
             why,
-            fw: on.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+            fw: on.then(|| self.version.clone()),
             ring: on.then(|| self.config.ring.to_string()),
             mode: on.then(|| *self.mode.borrow()),
         }
@@ -69,6 +69,11 @@ impl Link {
             .set_network_options(network)
             .set_last_will(will)
             .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&self.tls))));
+        if let Some(proxy) = self.config.proxy {
+            // A tunnel by CONNECT; TLS is ours, inside it.
+            let (addr, port) = (proxy.host(), proxy.0.port());
+            options.set_proxy(Proxy { ty: ProxyType::Http, auth: ProxyAuth::None, addr, port });
+        }
         options
     }
 }

@@ -2,6 +2,7 @@
 
 use fleet_protocol::payload::{Ack, Ctl};
 use fleet_protocol::strict::TO_BOX_MAX;
+use fleet_protocol::topic::GroupDocument;
 use fleet_protocol::{BoxId, FleetId, Leaf, Topic};
 
 /// What a message from outside asks for.
@@ -11,8 +12,10 @@ pub(crate) enum Inbound {
     Ack(Ack),
     /// Send the birth documents and everything unacknowledged again.
     Rebirth,
-    /// A signed order to update; nothing of it was checked but where it came.
-    Update(Vec<u8>),
+    /// A signed order; nothing of it was checked but where it came.
+    Order(String, Vec<u8>),
+    /// A campaign and its pace; nothing of it was checked.
+    Roll(Vec<u8>),
     /// A controller came, went, or changed its hints.
     Controller(Ctl),
     /// A retained document of a later feature; not for us yet.
@@ -35,7 +38,11 @@ pub(crate) fn read(fleet: &FleetId, box_id: &BoxId, topic: &[u8], payload: &[u8]
             Ok(ctl) => Inbound::Controller(ctl),
             Err(_) => Inbound::Refused("ctl"),
         },
-        Topic::Group { fleet: of, .. } if of == *fleet => Inbound::Ignored,
+        Topic::Group { fleet: of, document, .. } if of == *fleet => match document {
+            // An empty one is a campaign that was taken away.
+            GroupDocument::Roll if !payload.is_empty() => Inbound::Roll(payload.to_vec()),
+            GroupDocument::Roll | GroupDocument::Want => Inbound::Ignored,
+        },
         Topic::Box { fleet: of, id, leaf } if of == *fleet && id == *box_id => match leaf {
             Leaf::Ack => match Ack::parse(payload) {
                 Ok(ack) => Inbound::Ack(ack),
@@ -43,7 +50,7 @@ pub(crate) fn read(fleet: &FleetId, box_id: &BoxId, topic: &[u8], payload: &[u8]
             },
             // Asks only for what is sent anyway, so it needs no signature; how often is limited by the link.
             Leaf::Command(op) if op == "rebirth" => Inbound::Rebirth,
-            Leaf::Command(op) if op == crate::updates::UPDATE => Inbound::Update(payload.to_vec()),
+            Leaf::Command(op) if crate::orders::KNOWN.contains(&op.as_str()) => Inbound::Order(op, payload.to_vec()),
             Leaf::Command(_) => Inbound::Refused("unknown order"),
             Leaf::Want => Inbound::Ignored,
             Leaf::State

@@ -8,12 +8,15 @@ use tokio::time::Instant;
 
 use super::Link;
 use super::inbound::Inbound;
+use crate::clock;
+use crate::orders::{self, OrderError};
+use crate::outbox::{Content, Item};
 
 /// Controllers of one fleet that are kept apart.
 const CONTROLLERS_MAX: usize = 8;
 
 impl Link {
-    /// Obey one message; none of them can make the box do more than send again what it sends anyway.
+    /// Obey one message; without a signature none of them can make the box do more than send again what it sends anyway.
     pub(super) fn obey(&mut self, inbound: Inbound) {
         match inbound {
             Inbound::Ack(ack) if ack.e == self.identity.life().e => {
@@ -37,24 +40,42 @@ impl Link {
                 self.outbox.rewind();
             }
             Inbound::Controller(ctl) => self.controller(&ctl),
-            Inbound::Update(envelope) => {
-                let taken = tokio::task::block_in_place(|| self.updates.order(&self.config, &envelope));
-                if let Err(error) = taken {
-                    self.refuse(&service::with_causes(&error));
-                }
+            Inbound::Order(op, envelope) => {
+                let purse = *self.purse.borrow();
+                let taken = tokio::task::block_in_place(|| self.orders.order(&op, &envelope, purse));
+                self.taken(taken);
+            }
+            Inbound::Roll(message) => {
+                let taken = tokio::task::block_in_place(|| self.orders.roll(&message));
+                self.taken(taken);
             }
             Inbound::Ignored => {}
-            Inbound::Refused(reason) => self.refuse(reason),
+            Inbound::Refused(reason) => {
+                self.refuse(reason);
+            }
+        }
+    }
+
+    /// A refused order is an event, as rarely as it is said.
+    fn taken(&mut self, taken: Result<(), OrderError>) {
+        let Err(error) = taken else { return };
+        let reason = service::with_causes(&error);
+        if self.refuse(&reason) {
+            let item = Item { stamp: clock::stamp(), content: Content::Event(orders::denied(&reason, self.refused)) };
+            let boot = self.identity.life().b;
+            tokio::task::block_in_place(|| self.outbox.take(boot, item, Instant::now()));
         }
     }
 
     /// Say it, but not as often as somebody else likes.
-    fn refuse(&mut self, reason: &str) {
+    fn refuse(&mut self, reason: &str) -> bool {
         self.refused += 1;
-        if self.refused_at.is_none_or(|at| at.elapsed() > Duration::from_secs(600)) {
+        let due = self.refused_at.is_none_or(|at| at.elapsed() > Duration::from_secs(600));
+        if due {
             self.refused_at = Some(Instant::now());
             tracing::warn!(reason, refused = self.refused, "message from outside was refused");
         }
+        due
     }
 
     /// A controller that connected anew may have missed what we sent meanwhile: send again, spread over the window.
