@@ -1,19 +1,22 @@
 //! A machine in emulation: UEFI with Secure Boot, a software TPM, a disk, a network that reaches this host only.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use crate::hands::{Hands, Hello, Output};
 
 /// How long the emulator may take to open its line.
 const SWITCHED_ON: Duration = Duration::from_secs(20);
-/// The port in the machine that gateways come to.
-const SERVICE_PORT: u16 = 8935;
+/// How long the software TPM may take to write its state when the machine is gone.
+const TPM_ENDS: Duration = Duration::from_secs(5);
 
 /// Where the checkout, the images and the machines are, outside and inside the tool root.
 #[derive(Debug, Clone)]
@@ -57,21 +60,34 @@ pub(crate) enum Firmware {
     Open,
 }
 
+/// What a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Board {
+    /// A PC with a TPM.
+    X86,
+    /// A 64-bit ARM machine; Debian's kernel for those drives no TPM that can be emulated.
+    Arm64,
+}
+
 /// A machine that is switched off.
 #[derive(Debug, Clone)]
 pub(crate) struct Parts {
+    /// What it is.
+    pub(crate) board: Board,
     /// A directory below `target/image` with everything the machine keeps.
     pub(crate) dir: PathBuf,
     /// Its firmware.
     pub(crate) firmware: Firmware,
     /// File name of the firmware's variables, in `dir`.
     pub(crate) variables: String,
-    /// File name of the disk, in `dir`; ending in `.raw` or `.qcow2`.
+    /// File name of the disk, in `dir`; ending in `.raw` or `.qcow2`, or in `.sock` where a [`crate::disk::Disk`] serves it.
     pub(crate) disk: String,
-    /// A file of the host that it sees as a second, read-only disk.
-    pub(crate) second_disk: Option<PathBuf>,
+    /// Its service port, inside and on this host; the same however often it is switched on.
+    pub(crate) port: u16,
     /// Texts that the virtual firmware hands over (SMBIOS type 11).
     pub(crate) firmware_texts: Vec<String>,
+    /// Files of the host with more of them.
+    pub(crate) firmware_files: Vec<PathBuf>,
     /// Whether it stays off instead of starting again.
     pub(crate) no_reboot: bool,
 }
@@ -81,9 +97,8 @@ pub(crate) struct Parts {
 pub(crate) struct Machine {
     parts: Parts,
     emulator: Child,
-    tpm: Child,
+    tpm: Option<Child>,
     hands: Hands,
-    port: u16,
     on_since: Instant,
 }
 
@@ -101,37 +116,27 @@ impl Parts {
             format = if image.extension().is_some_and(|ending| ending == "qcow2") { "qcow2" } else { "raw" },
             dir = inside.display()
         ))?;
-        Ok(Self::of(dir))
+        Self::of(dir)
     }
 
-    fn of(dir: PathBuf) -> Self {
-        Self {
+    fn of(dir: PathBuf) -> Result<Self> {
+        Ok(Self {
+            board: Board::X86,
             dir,
             firmware: Firmware::Secure,
             variables: "vars.fd".into(),
             disk: "disk.qcow2".into(),
-            second_disk: None,
+            port: TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
             firmware_texts: Vec::new(),
+            firmware_files: Vec::new(),
             no_reboot: false,
-        }
+        })
     }
 
     /// The machine that an earlier run left in `dir`.
-    pub(crate) fn left(dir: &Path) -> Option<Self> {
-        dir.join("disk.qcow2").is_file().then(|| Self::of(dir.to_owned()))
-    }
-
-    /// A copy of a machine that is off: its disk continues the other's.
-    pub(crate) fn like(places: &Places, other: &Self, dir: PathBuf) -> Result<Self> {
-        let copy = Self::new(places, dir, &other.dir.join(&other.disk))?;
-        let (from, to) = (places.inside(&other.dir)?, places.inside(&copy.dir)?);
-        let (from, to) = (from.display(), to.display());
-        places.script(&format!(
-            "qemu-img create -q -f qcow2 -b {from}/{disk} -F qcow2 {to}/disk.qcow2; cp {from}/{vars} {to}/vars.fd; cp -r {from}/tpm {to}/",
-            disk = other.disk,
-            vars = other.variables
-        ))?;
-        Ok(copy)
+    pub(crate) fn left(dir: &Path) -> Result<Self> {
+        ensure!(dir.is_dir(), "there is no {}", dir.display());
+        Self::of(dir.to_owned())
     }
 
     /// What the machine wrote on its serial line since it was last switched on.
@@ -149,15 +154,94 @@ impl Parts {
             history.extend(before);
             fs::write(self.dir.join("serial-before.log"), history)?;
         }
-        for socket in ["tpm.sock", "hands.sock"] {
+        for socket in ["tpm.sock", "hands.sock", "qmp.sock"] {
             let _ = fs::remove_file(self.dir.join(socket));
         }
         let log = File::create(self.dir.join("machine.log"))?;
-        // The TPM changes its directory, so its paths are whole ones.
-        let tpm = places
+        let tpm = match self.board {
+            Board::X86 => Some(self.tpm(places, &log)?),
+            Board::Arm64 => None,
+        };
+        let port = self.port;
+        let disk = match self.disk.rsplit_once('.') {
+            Some((_, "sock")) => format!("file=nbd:unix:{},format=raw", at(&self.disk)),
+            Some((_, "qcow2")) => format!("file={},format=qcow2,discard=unmap", at(&self.disk)),
+            _ => format!("file={},format=raw,discard=unmap", at(&self.disk)),
+        };
+        let (mut command, code) = self.emulator(places, &at("tpm.sock"));
+        // Never KVM: a test that is fast on one machine and impossible on another is worth less.
+        command
+            .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "1536"])
+            .args(["-no-user-config", "-nodefaults", "-display", "none", "-monitor", "none"])
+            .args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")])
+            .args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", at(&self.variables))])
+            .args(["-drive", &format!("if=none,id=disk,{disk}")])
+            .args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"])
+            .args(["-device", "virtio-rng-pci"])
+            .args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=hands,name=millrace.test"])
+            .args(["-chardev", &format!("socket,id=hands,server=on,wait=off,path={}", at("hands.sock"))])
+            .args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-:{port}")])
+            .args(["-device", "virtio-net-pci,netdev=net", "-device", "qemu-xhci,id=usb"])
+            .args(["-qmp", &format!("unix:{},server=on,wait=off", at("qmp.sock"))])
+            .args(["-serial", &format!("file:{}", at("serial.log"))]);
+        command.args(["-smbios", "type=1,serial=MILLRACE-TEST-1,uuid=5a6f1c1e-2f0b-4a53-9d0e-6b1c3f7a9e01"]);
+        for text in &self.firmware_texts {
+            command.args(["-smbios", &format!("type=11,value={text}")]);
+        }
+        for file in &self.firmware_files {
+            command.args(["-smbios", &format!("type=11,path={}", places.inside(file)?.display())]);
+        }
+        if self.no_reboot {
+            command.arg("-no-reboot");
+        }
+        let emulator = command.stdout(log.try_clone()?).stderr(log).spawn().context("the emulator")?;
+        let mut on = Emulated { emulator: Some(emulator), tpm };
+        let hands = Hands::connect(&self.dir.join("hands.sock"), SWITCHED_ON).with_context(|| {
+            format!(
+                "the emulator did not start: {}",
+                fs::read_to_string(self.dir.join("machine.log")).unwrap_or_default()
+            )
+        })?;
+        let (Some(emulator), tpm) = (on.emulator.take(), on.tpm.take()) else { bail!("nothing was started") };
+        Ok(Machine { parts: self.clone(), emulator, tpm, hands, on_since: Instant::now() })
+    }
+
+    /// The emulator with what is particular to the board, and its firmware.
+    fn emulator(&self, places: &Places, tpm: &str) -> (Command, &'static str) {
+        match self.board {
+            Board::X86 => {
+                let mut command = places.tool("qemu-system-x86_64");
+                command
+                    .args(["-machine", "q35,smm=on", "-cpu", "max", "-vga", "std"])
+                    .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
+                    .args(["-chardev", &format!("socket,id=tpm,path={tpm}")])
+                    .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm0"])
+                    .args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+                let code = match self.firmware {
+                    Firmware::Secure => "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+                    Firmware::Open => "/usr/share/OVMF/OVMF_CODE_4M.fd",
+                };
+                (command, code)
+            }
+            Board::Arm64 => {
+                let mut command = places.tool("qemu-system-aarch64");
+                command.args(["-machine", "virt,gic-version=3", "-cpu", "cortex-a76"]);
+                let code = match self.firmware {
+                    Firmware::Secure => "/usr/share/AAVMF/AAVMF_CODE.secboot.fd",
+                    Firmware::Open => "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd",
+                };
+                (command, code)
+            }
+        }
+    }
+
+    /// Start the software TPM. It changes its directory, so its paths are whole ones.
+    fn tpm(&self, places: &Places, log: &File) -> Result<Child> {
+        let inside = places.inside(&self.dir)?;
+        let child = places
             .tool("swtpm")
-            .args(["socket", "--tpm2", "--terminate", "--tpmstate", &format!("dir={}", at("tpm"))])
-            .args(["--ctrl", &format!("type=unixio,path={}", at("tpm.sock"))])
+            .args(["socket", "--tpm2", "--terminate", "--tpmstate", &format!("dir={}", inside.join("tpm").display())])
+            .args(["--ctrl", &format!("type=unixio,path={}", inside.join("tpm.sock").display())])
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)
             .spawn()
@@ -167,53 +251,7 @@ impl Parts {
             ensure!(Instant::now() < deadline, "the software TPM does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let code = match self.firmware {
-            Firmware::Secure => "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
-            Firmware::Open => "/usr/share/OVMF/OVMF_CODE_4M.fd",
-        };
-        let format = self.disk.rsplit_once('.').map_or("raw", |(_, ending)| ending);
-        let mut command = places.tool("qemu-system-x86_64");
-        // Never KVM: a test that is fast on one machine and impossible on another is worth less.
-        command
-            .args(["-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"])
-            .args(["-no-user-config", "-nodefaults", "-display", "none", "-vga", "std", "-monitor", "none"])
-            .args(["-global", "driver=cfi.pflash01,property=secure,value=on"])
-            .args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")])
-            .args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", at(&self.variables))])
-            .args(["-drive", &format!("if=none,id=disk,file={},format={format},discard=unmap", at(&self.disk))])
-            .args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"])
-            .args(["-chardev", &format!("socket,id=tpm,path={}", at("tpm.sock"))])
-            .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm0"])
-            .args(["-device", "i6300esb", "-action", "watchdog=reset", "-device", "virtio-rng-pci"])
-            .args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=hands,name=millrace.test"])
-            .args(["-chardev", &format!("socket,id=hands,server=on,wait=off,path={}", at("hands.sock"))])
-            .args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-:{SERVICE_PORT}")])
-            .args(["-device", "virtio-net-pci,netdev=net"])
-            .args(["-serial", &format!("file:{}", at("serial.log"))]);
-        if let Some(file) = &self.second_disk {
-            let file = places.inside(file)?;
-            command
-                .args(["-drive", &format!("if=none,id=second,readonly=on,format=raw,file={}", file.display())])
-                .args(["-device", "virtio-blk-pci,drive=second,serial=second"]);
-        }
-        command.args(["-smbios", "type=1,serial=MILLRACE-TEST-1,uuid=5a6f1c1e-2f0b-4a53-9d0e-6b1c3f7a9e01"]);
-        for text in &self.firmware_texts {
-            command.args(["-smbios", &format!("type=11,value={text}")]);
-        }
-        if self.no_reboot {
-            command.arg("-no-reboot");
-        }
-        let emulator = command.stdout(log.try_clone()?).stderr(log).spawn().context("the emulator")?;
-        let mut on = Emulated { emulator: Some(emulator), tpm: Some(tpm) };
-        let hands = Hands::connect(&self.dir.join("hands.sock"), SWITCHED_ON).with_context(|| {
-            format!(
-                "the emulator did not start: {}",
-                fs::read_to_string(self.dir.join("machine.log")).unwrap_or_default()
-            )
-        })?;
-        let (Some(emulator), Some(tpm)) = (on.emulator.take(), on.tpm.take()) else { bail!("nothing was started") };
-        Ok(Machine { parts: self.clone(), emulator, tpm, hands, port, on_since: Instant::now() })
+        Ok(child)
     }
 }
 
@@ -237,9 +275,54 @@ fn end(child: &mut Child) {
 }
 
 impl Machine {
+    /// What it is made of.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Take in what it says for a while; the next boot after `before`, if it comes in that time.
+    pub(crate) fn next_boot(&mut self, before: &Hello, limit: Duration) -> Result<Option<Hello>> {
+        self.hands.next_boot(Some(before), limit)
+    }
+
+    /// Put a stick into a USB port, while it runs.
+    pub(crate) fn plug_in(&self, places: &Places, file: &Path) -> Result<()> {
+        let file = places.inside(file)?;
+        let drive = json!({"node-name": "stick", "driver": "raw", "read-only": false, "file": {"driver": "file", "filename": file}});
+        self.emulator_does("blockdev-add", &drive)?;
+        let device = json!({"driver": "usb-storage", "id": "stick", "drive": "stick", "bus": "usb.0", "removable": true});
+        self.emulator_does("device_add", &device)
+    }
+
+    /// Pull the stick out.
+    pub(crate) fn pull_out(&self) -> Result<()> {
+        self.emulator_does("device_del", &json!({"id": "stick"}))
+    }
+
+    /// One order to the emulator, in its own protocol: a greeting, then an answer for each line.
+    fn emulator_does(&self, order: &str, arguments: &Value) -> Result<()> {
+        let mut line = UnixStream::connect(self.parts.dir.join("qmp.sock")).context("the emulator's line")?;
+        line.set_read_timeout(Some(SWITCHED_ON))?;
+        let mut answers = BufReader::new(line.try_clone()?).lines();
+        answers.next().context("no greeting")??;
+        for (order, arguments) in [("qmp_capabilities", &json!({})), (order, arguments)] {
+            writeln!(line, "{}", json!({"execute": order, "arguments": arguments}))?;
+            loop {
+                let answer: Value = serde_json::from_str(&answers.next().context("the emulator is gone")??)?;
+                if let Some(error) = answer.get("error") {
+                    bail!("the emulator does not {order}: {error}");
+                }
+                if answer.get("return").is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The port of this host that leads to the machine's service port.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.parts.port
     }
 
     /// How long it has been on.
@@ -327,7 +410,13 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         end(&mut self.emulator);
-        end(&mut self.tpm);
+        // It ends by itself when the machine is gone, with its state whole; a real one is a chip of its own.
+        let deadline = Instant::now() + TPM_ENDS;
+        let Some(tpm) = &mut self.tpm else { return };
+        while matches!(tpm.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        end(tpm);
     }
 }
 

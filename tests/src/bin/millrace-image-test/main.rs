@@ -4,8 +4,11 @@
 //! is asked of the machine is asked from outside where a stranger could ask it: the service port, the broker, the
 //! disk. Timing never decides: each wait has a limit far beyond what a busy machine needs.
 
+mod disk;
+mod ending;
 mod hands;
 mod machine;
+mod payer;
 mod release;
 mod report;
 mod site;
@@ -35,18 +38,38 @@ struct Args {
     /// Version whose node does not start.
     #[arg(long, default_value = "0.1.2")]
     broken: String,
-    /// Only these: serve update tamper. All unless named.
+    /// Only these steps. Unless named: serve, update and tamper, with --long all of them.
     #[arg(long = "only", value_name = "STEP")]
-    only: Vec<String>,
-    /// Also what takes an hour and more: power cuts.
+    only: Vec<Step>,
+    /// Also what takes an hour and more: the rest of a box's life, power cuts.
     #[arg(long)]
     long: bool,
-    /// Power cuts to make, with --long.
-    #[arg(long, default_value_t = 30)]
+    /// Power cuts to make, half of them during an update, half while tickets are won. Those that are on record for the same
+    /// images, number and seed are not made again.
+    #[arg(long, default_value_t = 32)]
     cuts: u32,
-    /// Where the moments of the cuts come from, with --long.
+    /// Where the moments of the cuts come from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+/// A part of the test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Step {
+    /// From a blank disk to segments served.
+    Serve,
+    /// To the next version while a stream runs, and back from one that is no good; goes on from `serve`.
+    Update,
+    /// What must be refused.
+    Tamper,
+    /// A stick, a hang, a factory reset, a credential.
+    Life,
+    /// Power cuts during an update.
+    CutUpdates,
+    /// Power cuts while tickets are won.
+    CutTickets,
+    /// The image of arm64, in an ARM machine.
+    Arm64,
 }
 
 fn main() -> ExitCode {
@@ -62,30 +85,45 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "the tool root needs root: just image-test");
+    ending::take_all_along()?;
     let repository = media::repository();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
     let places = Places { out: target.join("image"), repository };
     let image = places.out.join(format!("test-images/millrace_{}.raw", args.version));
-    ensure!(image.is_file(), "{} is not there: image/test.sh builds it", image.display());
+    ensure!(image.is_file() || args.only == [Step::Arm64], "{} is not there: image/test.sh builds it", image.display());
     let work = places.out.join("test");
     std::fs::create_dir_all(&work).context("the test's directory")?;
 
-    let wanted = |step: &str| args.only.is_empty() || args.only.iter().any(|name| name == step);
+    let wanted = |step: Step| match (args.only.is_empty(), step) {
+        (false, step) => args.only.contains(&step),
+        (true, Step::Serve | Step::Update | Step::Tamper) => true,
+        (true, _) => args.long,
+    };
     let mut report = Report::new();
     let mut lab = Lab::new(places, work.clone(), image, args.version.clone())?;
-    if wanted("serve") || wanted("update") {
+    if wanted(Step::Serve) || wanted(Step::Update) {
         steps::serve::run(&mut lab, &mut report);
     }
-    if wanted("update") {
+    if wanted(Step::Update) {
         steps::update::run(&mut lab, &mut report, &args.next, &args.broken);
     }
-    if wanted("tamper") {
+    if wanted(Step::Tamper) {
         steps::tamper::run(&mut lab, &mut report);
     }
-    if args.long {
-        // A box of its own, which still runs the first version.
-        steps::serve::run(&mut lab, &mut report);
-        steps::power::run(&mut lab, &mut report, &args.next, args.cuts, args.seed);
+    if wanted(Step::Life) {
+        steps::life::run(&mut lab, &mut report);
+    }
+    let plan = steps::power::Plan {
+        updates: wanted(Step::CutUpdates),
+        tickets: wanted(Step::CutTickets),
+        each: args.cuts.div_ceil(2),
+        seed: args.seed,
+    };
+    if plan.updates || plan.tickets {
+        steps::power::run(&mut lab, &mut report, &args.next, plan);
+    }
+    if wanted(Step::Arm64) {
+        steps::arm64::run(&mut lab, &mut report);
     }
     lab.machine = None;
     report.show(&work.join("result.json"))?;

@@ -127,7 +127,8 @@ pub(crate) fn signed(places: &Places, fleet: &Fleet, port: u16) -> Result<Vec<u8
                 "key_pem": fs::read_to_string(&device.key)?,
             },
         },
-        "node": {"service_uri": format!("https://127.0.0.1:{port}")},
+        // The same port inside: there, too, the box finds itself under its service URI.
+        "node": {"service_uri": format!("https://127.0.0.1:{port}"), "listen": format!("0.0.0.0:{port}")},
     });
     Ok(dsse::sign(SITE, &serde_json::to_vec(&site)?, &release::key(places, "site-1")?)?)
 }

@@ -1,5 +1,7 @@
 //! The steps of the test, in order, and what they hand to each other.
 
+pub(crate) mod arm64;
+pub(crate) mod life;
 pub(crate) mod power;
 pub(crate) mod serve;
 pub(crate) mod tamper;

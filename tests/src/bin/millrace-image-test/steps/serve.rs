@@ -26,7 +26,10 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
     if report.check("provisioned: the node serves", |_| provision(lab, &mut machine)).is_some() {
         report.check("a gateway's segments come back", |report| push(lab, &mut machine, report));
         report.check("heartbeats reach the controller", |_| heartbeat(lab));
-        report.check("nothing listens but the service port", |_| listeners(&mut machine, &["8935"]));
+        report.check("nothing listens but the service port", |_| {
+            let port = machine.port().to_string();
+            listeners(&mut machine, &[&port])
+        });
         report.check("each user goes out only where its work is", |_| firewall(&mut machine));
         report.check("no unit failed; memory", |report| idle(&mut machine, report));
     } else {
@@ -36,8 +39,7 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
 }
 
 fn first_boot(lab: &mut Lab, report: &mut Report) -> Result<(Machine, String)> {
-    let mut parts = Parts::new(&lab.places, lab.work.join("box"), &lab.image)?;
-    parts.second_disk = Some(lab.work.join("updates.img")).filter(|disk| disk.is_file());
+    let parts = Parts::new(&lab.places, lab.work.join("box"), &lab.image)?;
     let mut machine = parts.start(&lab.places)?;
     lab.parts = Some(parts);
     let hello = machine.boot(None, BOOT)?;
@@ -78,7 +80,7 @@ fn waiting(machine: &mut Machine) -> Result<((), String)> {
 }
 
 /// The sockets that listen or take datagrams beyond loopback are those of `allowed`, and DHCP's.
-fn listeners(machine: &mut Machine, allowed: &[&str]) -> Result<((), String)> {
+pub(super) fn listeners(machine: &mut Machine, allowed: &[&str]) -> Result<((), String)> {
     let sockets = machine.run("ss -Hlntu | awk '{ print $1, $5 }'", COMMAND)?;
     for line in sockets.lines() {
         let Some((kind, address)) = line.split_once(' ') else { continue };
@@ -99,7 +101,7 @@ fn listeners(machine: &mut Machine, allowed: &[&str]) -> Result<((), String)> {
 }
 
 /// Give the box its site file as an operator would, on the boot partition, and see that what waited starts.
-fn provision(lab: &Lab, machine: &mut Machine) -> Result<((), String)> {
+pub(super) fn provision(lab: &Lab, machine: &mut Machine) -> Result<((), String)> {
     let envelope = site::signed(&lab.places, &lab.fleet, machine.port())?;
     let script = format!(
         "set -eu; mkdir -p /boot/MILLRACE; echo {} | base64 -d >/boot/MILLRACE/provision.json; sync; \
@@ -121,7 +123,7 @@ fn provision(lab: &Lab, machine: &mut Machine) -> Result<((), String)> {
     Ok(((), "node, fleet agent, health gate; the device key is sealed".into()))
 }
 
-fn push(lab: &Lab, machine: &mut Machine, report: &mut Report) -> Result<((), String)> {
+pub(super) fn push(lab: &Lab, machine: &mut Machine, report: &mut Report) -> Result<((), String)> {
     let begun = Instant::now();
     let pushed = Push::start(&lab.work.join("push"), machine.port(), SEGMENTS, "max")?.finish(READY)?;
     ensure!(pushed.lost == 0, "{} of {SEGMENTS} segments were lost: {}", pushed.lost, pushed.report);
@@ -131,7 +133,7 @@ fn push(lab: &Lab, machine: &mut Machine, report: &mut Report) -> Result<((), St
     Ok(((), format!("{} segments in {seconds} s, none lost", pushed.done)))
 }
 
-fn heartbeat(lab: &Lab) -> Result<((), String)> {
+pub(super) fn heartbeat(lab: &Lab) -> Result<((), String)> {
     let limit = Duration::from_secs(180);
     let mode = lab.fleet.until("the box is online with a heartbeat", limit, |detail| {
         let beat = detail.get("last")?.get("hb")?;
@@ -141,7 +143,7 @@ fn heartbeat(lab: &Lab) -> Result<((), String)> {
 }
 
 /// Programs of each user try what they must not reach. The listener is this host, at its address inside the machine.
-fn firewall(machine: &mut Machine) -> Result<((), String)> {
+pub(super) fn firewall(machine: &mut Machine) -> Result<((), String)> {
     let reach = |user: &str| {
         format!(
             "systemd-run --quiet --wait --pipe --collect -p User={user} -p RuntimeMaxSec=15 \
@@ -161,7 +163,7 @@ fn firewall(machine: &mut Machine) -> Result<((), String)> {
     Ok(((), "node to a private address: refused; signer to anything: refused".into()))
 }
 
-fn idle(machine: &mut Machine, report: &mut Report) -> Result<((), String)> {
+pub(super) fn idle(machine: &mut Machine, report: &mut Report) -> Result<((), String)> {
     let failed = machine.run("systemctl --failed --no-legend --plain", COMMAND)?;
     ensure!(failed.trim().is_empty(), "{failed}");
     let memory = machine.run(

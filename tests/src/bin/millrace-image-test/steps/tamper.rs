@@ -133,7 +133,10 @@ fn root(lab: &Lab) -> Result<((), String)> {
 
 /// The box itself, its TPM and disk, after somebody changed something about its start.
 fn closed(lab: &Lab, change: impl FnOnce(&mut Parts, &str) -> Result<()>) -> Result<((), String)> {
-    let mut parts = lab.parts.clone().or_else(|| Parts::left(&lab.work.join("box"))).context("there is no box")?;
+    let mut parts = match lab.parts.clone() {
+        Some(parts) => parts,
+        None => Parts::left(&lab.work.join("box"))?,
+    };
     let inside = lab.places.inside(&parts.dir)?;
     parts.no_reboot = true;
     change(&mut parts, &inside.display().to_string())?;

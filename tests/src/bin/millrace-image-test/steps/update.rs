@@ -81,9 +81,14 @@ fn refused(machine: &mut Machine, server: &Server, version: &str) -> Result<((),
     Ok(((), said.text.lines().last().unwrap_or_default().chars().take(100).collect()))
 }
 
-pub(crate) fn stage(machine: &mut Machine, server: &Server, version: &str) -> Result<((), String)> {
+/// Ask for a version to be fetched, as the fleet agent does.
+pub(crate) fn ask_to_stage(machine: &mut Machine, server: &Server, version: &str) -> Result<()> {
     let manifest = server.url(&format!("{version}/manifest.json"));
-    request(machine, "stage", &format!("{{\"id\":\"stage-{version}\",\"manifest\":\"{manifest}\"}}"))?;
+    request(machine, "stage", &format!("{{\"id\":\"stage-{version}\",\"manifest\":\"{manifest}\"}}"))
+}
+
+fn stage(machine: &mut Machine, server: &Server, version: &str) -> Result<((), String)> {
+    ask_to_stage(machine, server, version)?;
     let script = format!(
         "systemctl is-failed --quiet millrace-update-stage && {{ echo failed; journalctl -u millrace-update-stage -n 5 -o cat; exit 0; }}; \
          millrace-update status | grep -x 'staged    {version} Staged'"
