@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use crate::files;
 
-/// At most one line in this time, but for changes of phase.
-const EVERY: Duration = Duration::from_secs(1);
+/// The file is written at most once in this time, but for changes of phase: a slow download must not wear out the flash.
+const EVERY: Duration = Duration::from_secs(5);
+/// A line for people comes when this much more of the whole is there, in percent: lines end up in the journal.
+const STEP: u64 = 10;
 
 /// Where an update is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,8 @@ pub(crate) struct Progress {
     file: PathBuf,
     json: bool,
     told: Option<Instant>,
+    /// Phase and share of the last line.
+    line: Option<(Phase, u64)>,
     report: Report,
 }
 
@@ -66,7 +70,7 @@ impl Progress {
     pub(crate) fn new(file: PathBuf, id: String, json: bool) -> Self {
         let report =
             Report { id, phase: Phase::Checking, version: None, done: 0, total: 0, reason: None, forged: false };
-        Self { file, json, told: None, report }
+        Self { file, json, told: None, line: None, report }
     }
 
     pub(crate) fn version(&mut self, version: &Version, total: u64) {
@@ -96,11 +100,14 @@ impl Progress {
         self.told = Some(Instant::now());
         let _ = files::put_json(&self.file, &self.report, 0o644);
         let Report { phase, done, total, .. } = &self.report;
+        let share = done.saturating_mul(100).checked_div(*total).unwrap_or(0) / STEP;
+        let line = Some((*phase, share));
         let mut out = std::io::stdout();
         let _ = match (self.json, &self.report.reason) {
             (true, _) => writeln!(out, "{}", serde_json::to_string(&self.report).expect("a report is json")),
-            (false, None) => writeln!(out, "{phase:?}: {done} of {total} bytes"),
-            (false, Some(_)) => Ok(()),
+            (false, None) if line != self.line => writeln!(out, "{phase:?}: {done} of {total} bytes"),
+            (false, _) => Ok(()),
         };
+        self.line = line;
     }
 }
