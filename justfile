@@ -50,6 +50,7 @@ deny:
 # systemd's own opinion of our units
 units-verify:
     tests/units.sh
+    tests/networks.sh
 
 # A Jetson's packages are taken only as they were locked (made-up packages)
 vendor-check:

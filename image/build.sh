@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds an image.
 # usage: image/build.sh PROFILE [VERSION]
-#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,notpm`, `,dev` or `,test` appended for those forms of it;
+#   PROFILE   x86 | x86-nvidia | arm64 | jetson, with `,wifi`, `,notpm`, `,dev` or `,test` appended for those forms of it;
 #             installer | factory, with `,PROFILE` appended for another than x86: the medium that installs it
 #   VERSION   what it calls itself (default: the workspace's version)
 # Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS; those of arm64 are built by image/cross.sh, or
@@ -20,6 +20,8 @@ case $board in arm64 | jetson) architecture=arm64 ;; *) architecture=x86-64 ;; e
 
 # What a box without a TPM writes its /var in cannot be read by the other form: neither takes the other's updates.
 case $profiles, in *,notpm,*) variant=$board-notpm ;; *) variant=$board ;; esac
+# Its updates are its own: one without a radio would be the last.
+case $profiles, in *,wifi,*) variant=$variant-wifi ;; esac
 
 say() { printf 'image: %s\n' "$*" >&2; }
 

@@ -23,6 +23,8 @@ bound() {
     millrace-health.service | millrace-trial-failed.service | millrace-trial-deadline.service) echo 20 ;;
     millrace-provision.service | millrace-site.service | millrace-keys.service) echo 25 ;;
     millrace-update-outcome.service | millrace-screen.service) echo 20 ;;
+    # Speaks to the radio itself: raw packets, and the right to configure networks.
+    millrace-wifi.service) echo 22 ;;
     millrace-firewall.service | millrace-service-port.service) echo 20 ;;
     *) echo "units: no bound for $1: choose one" >&2; return 1 ;;
   esac

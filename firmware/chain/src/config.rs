@@ -46,6 +46,10 @@ pub struct ChainConfig {
     /// Certificate authorities trusted for `https://` endpoints, a PEM file. Default: the system's bundle.
     #[serde(default = "default_ca_file")]
     pub ca_file: PathBuf,
+    /// An HTTP proxy, `http://HOST:PORT`, through which every endpoint is reached by `CONNECT`. Default: none; the
+    /// environment is never asked.
+    #[serde(default)]
+    pub proxy: Option<Endpoint>,
 }
 
 impl ChainConfig {
@@ -63,6 +67,7 @@ impl ChainConfig {
             max_gas_price_wei: default_max_gas_price(),
             min_fee_cap_wei: default_min_fee(),
             ca_file: default_ca_file(),
+            proxy: None,
         }
     }
 
@@ -92,6 +97,9 @@ impl ChainConfig {
         if self.recipient.is_null() {
             return Err(ConfigError::NullAddress { key: "recipient" });
         }
+        if self.proxy.as_ref().is_some_and(|proxy| proxy.uri().scheme_str() != Some("http")) {
+            return Err(ConfigError::Proxy);
+        }
         for (key, value, min, max) in [
             ("poll_interval_ms", self.poll_interval_ms, 100, 60_000),
             ("request_timeout_ms", self.request_timeout_ms, 100, 120_000),
@@ -116,6 +124,9 @@ pub enum ConfigError {
         /// The key.
         key: &'static str,
     },
+    /// TLS to the proxy itself is not spoken.
+    #[error("chain.proxy must begin with http://; TLS is spoken to the endpoints behind it")]
+    Proxy,
     /// A number outside its range.
     #[error("chain.{key} is {value}, must be {min} to {max}")]
     Range {
@@ -234,6 +245,9 @@ mod tests {
         config.poll_interval_ms = 5;
         let text = config.check().unwrap_err().to_string();
         assert_eq!(text, "chain.poll_interval_ms is 5, must be 100 to 60000");
+        config.poll_interval_ms = 100;
+        config.proxy = Some("https://10.0.0.5:3128".parse().unwrap());
+        assert_eq!(config.check(), Err(ConfigError::Proxy));
         config.rpc.clear();
         assert_eq!(config.check(), Err(ConfigError::NoEndpoint));
     }

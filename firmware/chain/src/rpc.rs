@@ -70,7 +70,8 @@ impl Rpc {
     /// cannot be read.
     pub fn new(config: &ChainConfig) -> Result<Self, RpcError> {
         let tls = config.rpc.iter().any(|e| e.uri().scheme_str() == Some("https"));
-        let http = if tls { HttpClient::with_tls(&config.ca_file)? } else { HttpClient::plain() };
+        let proxy = config.proxy.as_ref().map(Endpoint::uri);
+        let http = if tls { HttpClient::with_tls(&config.ca_file, proxy)? } else { HttpClient::plain(proxy) };
         Self::build(config.rpc.clone(), Some(config.chain_id), config.request_timeout(), http)
     }
 
@@ -79,7 +80,7 @@ impl Rpc {
     /// # Errors
     /// None today; the signature leaves room for a refused endpoint.
     pub fn any_chain(endpoint: Endpoint, timeout: Duration) -> Result<Self, RpcError> {
-        Self::build(vec![endpoint], None, timeout, HttpClient::plain())
+        Self::build(vec![endpoint], None, timeout, HttpClient::plain(None))
     }
 
     fn build(

@@ -15,6 +15,7 @@ mod money;
 mod push;
 mod release;
 mod signature;
+mod site;
 mod source;
 mod status;
 mod stop;
@@ -92,7 +93,7 @@ enum Command {
     Release(release::Command),
     /// Make, sign and check the site files that boxes are provisioned from
     #[command(subcommand, arg_required_else_help = true)]
-    Site(release::SiteCommand),
+    Site(site::SiteCommand),
     /// Check what a box needs to work, and say what to do about what is missing
     Doctor(doctor::Args),
 }
@@ -147,7 +148,7 @@ async fn run(command: Command) -> failure::Result {
         Command::Fleet(command) => fleet::run(command).await,
         Command::Keys(command) => keys::run(command),
         Command::Release(command) => blocking(move || release::run(command)).await,
-        Command::Site(command) => release::site(command),
+        Command::Site(command) => site::site(command),
         Command::ImportConfig(args) => blocking(move || import::run(&args)).await,
         Command::Doctor(args) => doctor::run(&args).await,
     }

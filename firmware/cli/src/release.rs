@@ -1,4 +1,4 @@
-//! Releases and site files from the side of those who sign them: what `millrace-update` takes on a box is made here.
+//! Releases from the side of those who sign them: what `millrace-update` takes on a box is made here.
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,7 +10,6 @@ use clap::{Args, Subcommand};
 use ed25519_dalek::SigningKey;
 use fleet_protocol::dsse::{self, KeyId};
 use fleet_protocol::release::{Artifact, Delta, Keys, Kind, PRODUCT, Packed, RELEASE, Release, Sha256, verifying_key};
-use fleet_protocol::site::{SITE, Site};
 use fleet_protocol::strict::TO_BOX_MAX;
 use fleet_protocol::version::Version;
 use millrace_hal::{Clock as _, LinuxClock};
@@ -24,7 +23,7 @@ const MANIFEST: &str = "manifest.json";
 /// The unsigned one: what everybody who signs looks at.
 const UNSIGNED: &str = "release.json";
 /// Milliseconds of a day.
-const DAY: i64 = 86_400_000;
+pub(crate) const DAY: i64 = 86_400_000;
 
 /// Make and check releases of the system image.
 #[derive(Debug, Subcommand)]
@@ -113,39 +112,6 @@ pub(crate) struct ManifestArgs {
     out: PathBuf,
 }
 
-/// Make and check site files.
-#[derive(Debug, Subcommand)]
-pub(crate) enum SiteCommand {
-    /// Print a site file to fill in
-    #[command(after_help = "Example:\n  millrace site new >berlin.json")]
-    New {
-        /// Days until it is no longer taken
-        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=3650))]
-        days: i64,
-    },
-    /// Sign a site file; the result is what goes on the stick, as MILLRACE/provision.json
-    #[command(after_help = "Example:\n  millrace site sign berlin.json --key operator.key --out provision.json")]
-    Sign {
-        /// The file as `site new` printed it and you filled it in
-        file: PathBuf,
-        /// Key files
-        #[arg(long, required = true, value_name = "FILE")]
-        key: Vec<PathBuf>,
-        /// The file to write
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-    /// Check a signed site file as a box would
-    #[command(after_help = "Example:\n  millrace site verify provision.json --keys site-keys.json")]
-    Verify {
-        /// The signed file
-        file: PathBuf,
-        /// The keys file of the image
-        #[arg(long, value_name = "FILE")]
-        keys: PathBuf,
-    },
-}
-
 pub(crate) fn run(command: Command) -> failure::Result {
     match command {
         Command::Key { out } => new_key(&out),
@@ -163,43 +129,11 @@ pub(crate) fn run(command: Command) -> failure::Result {
     }
 }
 
-pub(crate) fn site(command: SiteCommand) -> failure::Result {
-    let now = LinuxClock.unix_seconds().saturating_mul(1000);
-    match command {
-        SiteCommand::New { days } => {
-            let example = serde_json::json!({
-                "v": 1, "site": "name of the place", "iat": now, "exp": now + days * DAY, "location": "for people",
-                "channel": "stable", "ntp": [],
-                "network": {"address": "192.168.7.20/24", "gateway": "192.168.7.1", "dns": ["192.168.7.1"]},
-                "controller": {"fleet": "home", "brokers": [{"host": "controller.example", "port": 8883}],
-                    "ca_pem": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n", "claim_token": "at-least-16-letters"},
-                "node": {"service_uri": "https://node.example:8935"}});
-            println!("{}", serde_json::to_string_pretty(&example).expect("an example is json"));
-            Ok(Outcome::Done)
-        }
-        SiteCommand::Sign { file, key, out } => {
-            let body = read(&file, TO_BOX_MAX)?;
-            let site: Site = serde_json::from_slice(&body).map_err(|error| no_good(&error))?;
-            site.check().map_err(|error| no_good(&error))?;
-            let _ = fs::remove_file(&out);
-            sign(&out, SITE, &body, &key)?;
-            println!("{} signed; it goes on a stick labelled MILLRACE, as MILLRACE/provision.json", site.site);
-            Ok(Outcome::Done)
-        }
-        SiteCommand::Verify { file, keys } => {
-            let keys = Keys::parse(&read(&keys, TO_BOX_MAX)?).map_err(|error| no_good(&error))?;
-            let site = Site::read(&read(&file, TO_BOX_MAX)?, &keys, now).map_err(|error| no_good(&error))?;
-            println!("{}", serde_json::to_string_pretty(&site.public()).expect("a site is json"));
-            Ok(Outcome::Done)
-        }
-    }
-}
-
-fn no_good(error: &dyn std::error::Error) -> Failure {
+pub(crate) fn no_good(error: &dyn std::error::Error) -> Failure {
     Failure::from_error(Code::Data, error)
 }
 
-fn read(path: &Path, limit: usize) -> failure::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, limit: usize) -> failure::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
@@ -229,15 +163,20 @@ fn new_key(out: &Path) -> failure::Result {
 }
 
 fn read_key(path: &Path) -> failure::Result<SigningKey> {
+    let text = private(path)?;
+    let wrong = || Failure::new(Code::Data, format!("{} is no key of `millrace release key`", path.display()));
+    let seed = Zeroizing::new(BASE64.decode(text.trim_ascii()).map_err(|_| wrong())?);
+    Ok(SigningKey::from_bytes(seed.as_slice().try_into().map_err(|_| wrong())?))
+}
+
+/// A key file's text; one that others can read is no key any more.
+pub(crate) fn private(path: &Path) -> failure::Result<Zeroizing<Vec<u8>>> {
     let mode = fs::metadata(path).map_err(|error| unreadable(path, &error))?.permissions().mode();
     if mode & 0o077 != 0 {
         let text = format!("key {} can be read by others", path.display());
         return Err(Failure::new(Code::Permission, text).advise("chmod 600 it, and replace it if it may have leaked"));
     }
-    let text = Zeroizing::new(read(path, 256)?);
-    let wrong = || Failure::new(Code::Data, format!("{} is no key of `millrace release key`", path.display()));
-    let seed = Zeroizing::new(BASE64.decode(text.trim_ascii()).map_err(|_| wrong())?);
-    Ok(SigningKey::from_bytes(seed.as_slice().try_into().map_err(|_| wrong())?))
+    Ok(Zeroizing::new(read(path, 256)?))
 }
 
 fn keys_file(threshold: usize, test: bool, public: &[String]) -> failure::Result {
@@ -252,7 +191,7 @@ fn keys_file(threshold: usize, test: bool, public: &[String]) -> failure::Result
 }
 
 /// Adds signatures to the envelope over `body`; an envelope over anything else is replaced.
-fn sign(path: &Path, payload_type: &str, body: &[u8], keys: &[PathBuf]) -> failure::Result<()> {
+pub(crate) fn sign(path: &Path, payload_type: &str, body: &[u8], keys: &[PathBuf]) -> failure::Result<()> {
     let fault = |error: dsse::DsseError| no_good(&error);
     let mut envelope = fs::read(path).ok().filter(|envelope| dsse::carries(envelope, payload_type, body));
     for path in keys {
@@ -406,4 +345,4 @@ fn verify(dir: &Path, keys: &Path) -> failure::Result {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

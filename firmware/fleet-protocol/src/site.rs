@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+mod network;
+mod recovery;
+
+pub use network::{Network, Proxy, Wifi};
+pub use recovery::{ESCROW_MAX, Escrow, RecoveryKey};
+
 use crate::dsse::{self, DsseError};
 use crate::name::{BoxId, FleetId};
 use crate::release::Keys;
@@ -47,10 +53,19 @@ pub struct Site {
     pub location: Option<String>,
     /// Its network; without it any wired port, by DHCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<Static>,
+    pub network: Option<Network>,
+    /// The proxy through which releases, the chain and the fleet are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// Time servers; without them the distribution's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ntp: Vec<String>,
+    /// Only `UTC` is taken: journals and tickets of a fleet are read side by side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// To whom the key that opens `/var` without this board is sealed; without it a broken board takes `/var` with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryKey>,
     /// Where its releases come from; without it `stable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<FleetId>,
@@ -60,22 +75,6 @@ pub struct Site {
     /// How it serves gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodePart>,
-}
-
-/// A network with fixed addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Static {
-    /// Which port, by name; without it any wired one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// Its address with the length of the prefix, such as `192.168.7.20/24`.
-    pub address: String,
-    /// The way out.
-    pub gateway: std::net::IpAddr,
-    /// Name servers.
-    #[serde(default)]
-    pub dns: Vec<std::net::IpAddr>,
 }
 
 /// The fleet a box belongs to.
@@ -179,19 +178,9 @@ impl Site {
             "ntp",
             "must be at most 8 hosts",
         )?;
+        rule(self.timezone.as_deref().is_none_or(|zone| zone == "UTC"), "timezone", "must be UTC, or absent")?;
         if let Some(network) = &self.network {
-            let port = network.interface.as_deref().is_none_or(|name| is_host(name) && name.len() <= 15);
-            rule(port, "network.interface", "must be the name of a port")?;
-            let prefix = network.address.split_once('/').is_some_and(|(address, length)| {
-                let most = match address.parse() {
-                    Ok(std::net::IpAddr::V4(_)) => 32,
-                    Ok(std::net::IpAddr::V6(_)) => 128,
-                    Err(_) => return false,
-                };
-                length.parse::<u8>().is_ok_and(|length| (1..=most).contains(&length))
-            });
-            rule(prefix, "network.address", "must be an address with the length of its prefix")?;
-            rule(network.dns.len() <= LIST_MAX, "network.dns", "must be at most 8 addresses")?;
+            network.check()?;
         }
         if let Some(controller) = &self.controller {
             let brokers = &controller.brokers;
@@ -224,6 +213,9 @@ impl Site {
             controller.claim_token = None;
             controller.identity = None;
         }
+        if let Some(wifi) = self.network.as_mut().and_then(|network| network.wifi.as_mut()) {
+            wifi.psk = None;
+        }
         self
     }
 }
@@ -254,7 +246,8 @@ mod tests {
 
     fn site() -> Value {
         json!({"v": 1, "site": "Berlin 3", "iat": 1000, "exp": 2000, "location": "rack 4", "ntp": ["ntp.example.org"],
-            "channel": "beta", "network": {"address": "192.168.7.20/24", "gateway": "192.168.7.1", "dns": ["9.9.9.9"]},
+            "channel": "beta", "proxy": "http://10.0.0.5:3128", "timezone": "UTC",
+            "network": {"address": ["192.168.7.20/24", "2001:db8::5/64"], "gateway": ["192.168.7.1", "fe80::1"], "dns": ["9.9.9.9"]},
             "controller": {"fleet": "acme", "brokers": [{"host": "mq.example.org", "port": 8883}],
                 "ca_pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "claim_token": "fedcba9876543210"},
             "node": {"service_uri": "https://node.example.org:8935", "max_sessions": 12}})
@@ -287,9 +280,9 @@ mod tests {
         assert!(refused(&|s| s["node"]["recipient"] = json!("0x00")).contains("unknown field `recipient`"));
         assert!(refused(&|s| s["site"] = json!("a\nb")).contains("site must be"));
         assert!(refused(&|s| s["ntp"] = json!(["a\nFallbackNTP=evil"])).contains("ntp"));
-        assert!(refused(&|s| s["network"]["address"] = json!("192.168.7.20")).contains("network.address"));
-        assert!(refused(&|s| s["network"]["address"] = json!("192.168.7.20/24\n[Route]")).contains("network.address"));
-        assert!(refused(&|s| s["network"]["interface"] = json!("e th")).contains("network.interface"));
+        assert!(refused(&|s| s["timezone"] = json!("Europe/Berlin")).contains("timezone must be UTC"));
+        assert!(refused(&|s| s["proxy"] = json!("http://me:secret@10.0.0.5:3128")).contains("http://ADDRESS:PORT"));
+        assert!(refused(&|s| s["recovery"] = json!("AAAA")).contains("recovery key"));
         assert!(refused(&|s| s["controller"]["brokers"] = json!([])).contains("brokers"));
         assert!(refused(&|s| s["controller"]["ca_pem"] = json!("x")).contains("ca_pem"));
         assert!(refused(&|s| s["controller"]["claim_token"] = json!("short")).contains("claim_token"));
@@ -301,6 +294,7 @@ mod tests {
     fn secrets_are_neither_shown_nor_kept() {
         let mut whole = site();
         let pem = "-----BEGIN PRIVATE KEY-----\nSECRETSECRET\n-----END PRIVATE KEY-----\n";
+        whole["network"] = json!({"wifi": {"ssid": "barn", "psk": "SECRETSECRET"}});
         whole["controller"]["identity"] = json!({"box": "box-0123456789abcdef", "cert_pem": pem, "key_pem": pem});
         let site = read(&whole, 1500).unwrap();
         let shown = format!("{site:?}{}", serde_json::to_string(&site.clone().public()).unwrap());

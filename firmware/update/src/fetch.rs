@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fleet_protocol::release::{Packed, Sha256};
+use fleet_protocol::site::Proxy;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, LOCATION, RANGE};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioExecutor;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -132,9 +134,15 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
 
 /// Fetches.
 pub(crate) struct Fetcher {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Http,
     /// Bytes per second; `None` as fast as it comes.
     rate: Option<u64>,
+}
+
+enum Http {
+    Straight(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>),
+    /// Every connection is a tunnel through the proxy; TLS is spoken inside it.
+    Proxied(Client<HttpsConnector<Tunnel<HttpConnector>>, Empty<Bytes>>),
 }
 
 /// A file on its way.
@@ -196,7 +204,7 @@ pub(crate) fn hash_into(reader: &mut impl io::Read, hasher: &mut Hasher, most: u
 
 impl Fetcher {
     /// A fetcher; HTTPS servers are held against the authorities in this file, if it is there.
-    pub(crate) fn new(authorities: &Path, rate_mbit: Option<u32>) -> Self {
+    pub(crate) fn new(authorities: &Path, rate_mbit: Option<u32>, proxy: Option<Proxy>) -> Self {
         let mut roots = RootCertStore::empty();
         if let Ok(certificates) = CertificateDer::pem_file_iter(authorities) {
             roots.add_parsable_certificates(certificates.flatten());
@@ -206,12 +214,16 @@ impl Fetcher {
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(DIAL));
         let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
-        Self {
-            client: Client::builder(TokioExecutor::new())
-                .pool_max_idle_per_host(0)
-                .build(connector.wrap_connector(tcp)),
-            rate: rate_mbit.map(|mbit| u64::from(mbit) * 125_000),
-        }
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(0);
+        let client = match proxy.map(|proxy| proxy.to_string().parse::<Uri>()) {
+            Some(proxy) => {
+                let tunnel = Tunnel::new(proxy.expect("an address and a port are a URI"), tcp);
+                Http::Proxied(builder.build(connector.wrap_connector(tunnel)))
+            }
+            None => Http::Straight(builder.build(connector.wrap_connector(tcp))),
+        };
+        Self { client, rate: rate_mbit.map(|mbit| u64::from(mbit) * 125_000) }
     }
 
     /// A small document, whole.
@@ -397,7 +409,11 @@ impl Fetcher {
             let mut request = Request::new(Empty::new());
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
-            let response = match tokio::time::timeout(SILENCE, self.client.request(request)).await {
+            let answer = match &self.client {
+                Http::Straight(client) => client.request(request),
+                Http::Proxied(client) => client.request(request),
+            };
+            let response = match tokio::time::timeout(SILENCE, answer).await {
                 Err(_) => return Ok(Err(Broken::Silent)),
                 Ok(Err(error)) => return Ok(Err(Broken::Connect(error))),
                 Ok(Ok(response)) => response,

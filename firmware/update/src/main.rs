@@ -9,6 +9,7 @@ mod files;
 mod health;
 mod install;
 mod machine;
+mod network;
 mod outcome;
 mod paths;
 mod progress;
@@ -248,7 +249,7 @@ fn provision_box(paths: &Paths) -> Result<std::process::ExitCode, Exit> {
             tracing::info!(?done, "provisioning");
             Ok(DONE)
         }
-        Err(error @ provision::ProvisionError::Refused { .. }) => Ok(no(&error)),
+        Err(error @ (provision::ProvisionError::Refused { .. } | provision::ProvisionError::NoWifi)) => Ok(no(&error)),
         Err(error @ (provision::ProvisionError::Keys(_) | provision::ProvisionError::Template { .. })) => {
             Err(Exit::because(ExitReason::Config, error))
         }

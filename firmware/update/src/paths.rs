@@ -65,6 +65,11 @@ impl Paths {
         self.at("run/millrace-update/safe-mode")
     }
 
+    /// The program that joins radio networks, in images that have it.
+    pub(crate) fn wpa_supplicant(&self) -> PathBuf {
+        self.at("usr/sbin/wpa_supplicant")
+    }
+
     /// The running root's file system, as dm-verity gives it.
     pub(crate) fn running_root(&self) -> PathBuf {
         self.at("dev/mapper/root")

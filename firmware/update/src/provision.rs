@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fleet_protocol::site::{Controller, Site, SiteError};
+use fleet_protocol::site::{Controller, Proxy, Site, SiteError};
 use fleet_protocol::strict::TO_BOX_MAX;
 use millrace_hal::{Clock as _, LinuxClock};
 use serde_json::json;
@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use crate::admit::{Refusal, keys};
 use crate::files::{self, FileError, io_at};
 use crate::machine::{Image, MachineError};
+use crate::network;
 use crate::paths::Paths;
 
 /// The site file's name on every medium.
@@ -34,6 +35,8 @@ pub(crate) enum ProvisionError {
         #[source]
         source: SiteError,
     },
+    #[error("the site file has a Wi-Fi network, and this image has no Wi-Fi: flash one of its profile `wifi`")]
+    NoWifi,
     #[error("the image's own {path} makes no sense")]
     Template {
         path: PathBuf,
@@ -88,17 +91,32 @@ fn write(paths: &Paths, site: &Site) -> Result<(), ProvisionError> {
     let config = dir.join("config");
     files::put_json(&dir.join("site.json"), &site.clone().public(), 0o600)?;
     let channel = site.channel.as_ref().map_or("stable", |channel| channel.as_str());
-    files::put_json(&dir.join("update.json"), &json!({ "channel": channel }), 0o644)?;
-    files::put(&dir.join("network/10-site.network"), network(site).as_bytes(), 0o644)?;
-    files::put(&dir.join("timesyncd.conf"), time(site).as_bytes(), 0o644)?;
+    files::put_json(&dir.join("update.json"), &json!({ "channel": channel, "proxy": site.proxy }), 0o644)?;
+    // An earlier, interrupted attempt may have been with another site file.
+    remove_all(&dir.join("network"))?;
+    for (name, text) in network::networkd(site) {
+        files::put(&dir.join("network").join(name), text.as_bytes(), 0o644)?;
+    }
+    files::put(&dir.join("timesyncd.conf"), network::time(site).as_bytes(), 0o644)?;
+    for (set, element) in network::proxies(site) {
+        files::put(&dir.join("firewall").join(set), element.as_bytes(), 0o644)?;
+    }
+    match site.network.as_ref().and_then(|network| network.wifi.as_ref()) {
+        Some(wifi) if paths.wpa_supplicant().exists() => {
+            files::put(&config.join("credentials/wifi"), network::radio(wifi).as_bytes(), 0o600)?;
+        }
+        Some(_) => return Err(ProvisionError::NoWifi),
+        None => files::wipe(&config.join("credentials/wifi"))?,
+    }
     files::put(&config.join("node.toml"), node(paths, site)?.to_string().as_bytes(), 0o644)?;
+    files::put(&dir.join("recovery-to"), site.recovery.map(String::from).unwrap_or_default().as_bytes(), 0o644)?;
     // Who may be paid, and how much may be spent, is the image's word, never the site's.
     let signer = paths.at("usr/share/millrace/signer.toml");
     if let Some(text) = files::get(&signer, 1 << 16)? {
         files::put(&config.join("signer.toml"), &text, 0o644)?;
     }
     if let Some(controller) = &site.controller {
-        fleet(&dir, &config, controller)?;
+        fleet(&dir, &config, controller, site.proxy)?;
     }
     Ok(())
 }
@@ -110,6 +128,9 @@ fn node(paths: &Paths, site: &Site) -> Result<Table, ProvisionError> {
     let text = String::from_utf8_lossy(&text);
     let mut table: Table =
         text.parse().map_err(|source| ProvisionError::Template { path, source: Box::new(source) })?;
+    if let (Some(proxy), Some(chain)) = (site.proxy, table.get_mut("chain").and_then(Value::as_table_mut)) {
+        chain.insert("proxy".to_owned(), Value::from(proxy.to_string()));
+    }
     if let Some(node) = &site.node {
         let serve = table.entry("serve").or_insert_with(|| Value::Table(Table::new()));
         if let Some(serve) = serve.as_table_mut() {
@@ -122,7 +143,7 @@ fn node(paths: &Paths, site: &Site) -> Result<Table, ProvisionError> {
     Ok(table)
 }
 
-fn fleet(dir: &Path, config: &Path, controller: &Controller) -> Result<(), FileError> {
+fn fleet(dir: &Path, config: &Path, controller: &Controller, proxy: Option<Proxy>) -> Result<(), FileError> {
     files::put(&config.join("fleet-ca.pem"), controller.ca_pem.as_bytes(), 0o644)?;
     if let Some(token) = &controller.claim_token {
         files::put(&dir.join("claim-token"), token.as_bytes(), 0o600)?;
@@ -143,26 +164,19 @@ fn fleet(dir: &Path, config: &Path, controller: &Controller) -> Result<(), FileE
     if let Some(ring) = &controller.ring {
         table.insert("ring".to_owned(), Value::from(ring.as_str()));
     }
+    if let Some(proxy) = proxy {
+        table.insert("proxy".to_owned(), Value::from(proxy.to_string()));
+    }
     table.insert("brokers".to_owned(), Value::Array(controller.brokers.iter().map(broker).collect()));
     table.insert("tls".to_owned(), Value::Table(tls));
     files::put(&config.join("fleet.toml"), table.to_string().as_bytes(), 0o644)
 }
 
-/// What systemd-networkd reads; sorts before the image's own file.
-fn network(site: &Site) -> String {
-    let Some(network) = &site.network else {
-        return "[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\nLLMNR=no\nMulticastDNS=no\n".to_owned();
-    };
-    let port = network.interface.as_ref().map_or("Type=ether\nKind=!*".to_owned(), |name| format!("Name={name}"));
-    let dns: String = network.dns.iter().map(|address| format!("DNS={address}\n")).collect();
-    let (address, gateway) = (&network.address, network.gateway);
-    format!(
-        "[Match]\n{port}\n\n[Link]\nRequiredForOnline=routable\n\n[Network]\nAddress={address}\nGateway={gateway}\n{dns}LLMNR=no\nMulticastDNS=no\n"
-    )
-}
-
-fn time(site: &Site) -> String {
-    if site.ntp.is_empty() { String::new() } else { format!("[Time]\nNTP={}\n", site.ntp.join(" ")) }
+fn remove_all(dir: &Path) -> Result<(), FileError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(io_at(dir)),
+    }
 }
 
 /// Puts network and time where systemd looks for this boot.

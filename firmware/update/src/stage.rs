@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fleet_protocol::release::{Artifact, Packed, Release};
+use fleet_protocol::site::Proxy;
 use fleet_protocol::strict::TO_BOX_MAX;
 use millrace_hal::{Clock as _, LinuxClock};
 use nix::sys::statvfs::statvfs;
@@ -60,6 +61,13 @@ pub(crate) struct Order {
     pub(crate) json: bool,
 }
 
+/// What of the site file is about releases; the channel is for whoever offers them.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Origin {
+    #[serde(default)]
+    proxy: Option<Proxy>,
+}
+
 /// When patches are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Delta {
@@ -89,7 +97,8 @@ pub(crate) async fn stage(paths: &Paths, order: &Order) -> Result<Release, Stage
 }
 
 async fn locked(paths: &Paths, order: &Order, staged: &Path, progress: &mut Progress) -> Result<Release, StageError> {
-    let fetcher = Fetcher::new(&paths.authorities(), order.rate_mbit);
+    let origin: Origin = files::get_json(&paths.site().join("update.json"))?.unwrap_or_default();
+    let fetcher = Fetcher::new(&paths.authorities(), order.rate_mbit, origin.proxy);
     let place = Place::parse(&order.manifest)?;
     let envelope = fetcher.document(&place, TO_BOX_MAX).await?;
     let release = admit(paths, &envelope, LinuxClock.unix_seconds())?;

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -15,16 +16,20 @@ use rustls_pki_types::pem::PemObject;
 
 use super::{RpcError, TransportFault};
 
-pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(super) enum HttpClient {
+    Straight(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
+    /// Every connection is a tunnel through the proxy; TLS is spoken inside it.
+    Proxied(Client<HttpsConnector<Tunnel<HttpConnector>>, Full<Bytes>>),
+}
 
 impl HttpClient {
     /// Trusts nobody: for endpoints without TLS.
-    pub(super) fn plain() -> Self {
-        Self::new(RootCertStore::empty())
+    pub(super) fn plain(proxy: Option<&Uri>) -> Self {
+        Self::new(RootCertStore::empty(), proxy)
     }
 
     /// Trusts the authorities in a PEM file.
-    pub(super) fn with_tls(ca_file: &Path) -> Result<Self, RpcError> {
+    pub(super) fn with_tls(ca_file: &Path, proxy: Option<&Uri>) -> Result<Self, RpcError> {
         let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| RpcError::Tls {
             path: ca_file.display().to_string(),
             source,
@@ -37,17 +42,20 @@ impl HttpClient {
         if roots.is_empty() {
             return Err(unreadable("no certificate in it".into()));
         }
-        Ok(Self::new(roots))
+        Ok(Self::new(roots, proxy))
     }
 
-    fn new(roots: RootCertStore) -> Self {
+    fn new(roots: RootCertStore, proxy: Option<&Uri>) -> Self {
         let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider supports the default protocol versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        Self(Client::builder(TokioExecutor::new()).build(connector))
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let client = Client::builder(TokioExecutor::new());
+        let Some(proxy) = proxy else { return Self::Straight(client.build(connector.build())) };
+        let tunnel = Tunnel::new(proxy.clone(), HttpConnector::new());
+        Self::Proxied(client.build(connector.wrap_connector(tunnel)))
     }
 
     /// Sends a body and takes an answer of at most `limit` bytes. The caller sets the time limit.
@@ -57,7 +65,11 @@ impl HttpClient {
             .header(header::ACCEPT, "application/json")
             .body(Full::new(body))
             .map_err(|e| TransportFault::Unreachable(e.into()))?;
-        let response = self.0.request(request).await.map_err(|e| TransportFault::Unreachable(e.into()))?;
+        let answer = match self {
+            Self::Straight(client) => client.request(request),
+            Self::Proxied(client) => client.request(request),
+        };
+        let response = answer.await.map_err(|e| TransportFault::Unreachable(e.into()))?;
         let status = response.status();
         if !status.is_success() {
             return Err(TransportFault::Status(status.as_u16()));

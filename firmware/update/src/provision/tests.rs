@@ -15,7 +15,8 @@ fn scene(dir: &Path, exp: i64, signer: u8) -> (Paths, Vec<u8>) {
     let keys = Keys { release: vec![key(5).verifying_key()], threshold: 1, test: true };
     files::put(&paths.site_keys(), keys.to_json().as_bytes(), 0o644).unwrap();
     let site = json!({"v": 1, "site": "Berlin 3", "iat": 1000, "exp": exp, "ntp": ["ntp.example.org"], "channel": "beta",
-        "network": {"interface": "eth0", "address": "192.168.7.20/24", "gateway": "192.168.7.1", "dns": ["9.9.9.9"]},
+        "proxy": "http://10.0.0.5:3128", "recovery": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        "network": {"interface": "eth0", "address": ["192.168.7.20/24"], "gateway": ["192.168.7.1"], "dns": ["9.9.9.9"]},
         "controller": {"fleet": "acme", "ring": "lab", "brokers": [{"host": "mq.example.org", "port": 8883}], "ca_pem": PEM,
             "claim_token": "0123456789abcdef-token",
             "identity": {"box": "box-0123456789abcdef", "cert_pem": PEM, "key_pem": PEM}},
@@ -47,6 +48,15 @@ fn a_site_file_on_the_boot_partition_becomes_the_boxs_configuration_once() {
     assert!(node["chain"]["rpc"].is_array());
     let fleet: Table = text(&site.join("config/fleet.toml")).parse().unwrap();
     assert_eq!((fleet["box"].as_str(), fleet["ring"].as_str()), (Some("box-0123456789abcdef"), Some("lab")));
+    for place in [&node["chain"]["proxy"], &fleet["proxy"]] {
+        assert_eq!(place.as_str(), Some("http://10.0.0.5:3128"));
+    }
+    assert_eq!(
+        files::get_json::<serde_json::Value>(&site.join("update.json")).unwrap().unwrap()["proxy"],
+        "http://10.0.0.5:3128"
+    );
+    assert_eq!(text(&site.join("firewall/proxies_v4")), "10.0.0.5 . 3128\n");
+    assert_eq!(text(&site.join("firewall/proxies_v6")), "");
     assert_eq!(fleet["brokers"][0]["port"].as_integer(), Some(8883));
     let network = text(&paths.at("run/systemd/network/10-site.network"));
     assert!(network.contains("Name=eth0") && network.contains("Address=192.168.7.20/24"), "{network}");
