@@ -106,5 +106,6 @@ for name in "${names[@]}"; do arguments+=(--profile "$name"); done
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
   --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
   --force build 2>&1 | sed -u 's/.*\r//' >&2
-say "made:"
+printf '{"profiles": "%s", "version": "%s", "seconds": %s}\n' "$profiles" "$version" "$SECONDS" >"$out/built.json"
+say "made in $SECONDS s:"
 ls -l "$out/$output" >&2

@@ -64,6 +64,8 @@ enum Step {
     Tamper,
     /// A stick, a hang, a factory reset, a credential.
     Life,
+    /// A later boot, and bytes written; goes on from `serve`.
+    Measure,
     /// Power cuts during an update.
     CutUpdates,
     /// Power cuts while tickets are won.
@@ -101,8 +103,11 @@ fn run(args: &Args) -> Result<bool> {
     };
     let mut report = Report::new();
     let mut lab = Lab::new(places, work.clone(), image, args.version.clone())?;
-    if wanted(Step::Serve) || wanted(Step::Update) {
+    if wanted(Step::Serve) || wanted(Step::Update) || wanted(Step::Measure) {
         steps::serve::run(&mut lab, &mut report);
+    }
+    if wanted(Step::Measure) {
+        steps::measure::run(&mut lab, &mut report);
     }
     if wanted(Step::Update) {
         steps::update::run(&mut lab, &mut report, &args.next, &args.broken);
@@ -126,6 +131,6 @@ fn run(args: &Args) -> Result<bool> {
         steps::arm64::run(&mut lab, &mut report);
     }
     lab.machine = None;
-    report.show(&work.join("result.json"))?;
+    report.show(&work)?;
     Ok(report.good())
 }

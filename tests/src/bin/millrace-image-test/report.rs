@@ -79,16 +79,25 @@ impl Report {
         self.rows.iter().all(|row| row.verdict != Verdict::Fail)
     }
 
-    /// Show the table and write the JSON.
-    pub(crate) fn show(&self, path: &Path) -> Result<()> {
+    /// Show the table, write it as JSON, and put the figures with those of earlier runs.
+    pub(crate) fn show(&self, work: &Path) -> Result<()> {
         let width = self.rows.iter().map(|row| row.check.chars().count()).max().unwrap_or(0);
         println!();
         for row in &self.rows {
             let seen: String = row.seen.chars().take(150).collect();
             println!("{}  {:<width$}  {:>6.1} s  {seen}", word(row.verdict), row.check, row.seconds);
         }
-        fs::write(path, serde_json::to_vec_pretty(self)?)?;
-        println!("\n{}", path.display());
+        let count = |verdict| self.rows.iter().filter(|row| row.verdict == verdict).count();
+        let (passed, failed, skipped) = (count(Verdict::Pass), count(Verdict::Fail), count(Verdict::Skipped));
+        let minutes = self.rows.iter().map(|row| row.seconds).sum::<f64>() / 60.0;
+        println!("\n{passed} passed, {failed} failed, {skipped} not made, in {minutes:.1} minutes");
+        fs::write(work.join("result.json"), serde_json::to_vec_pretty(self)?)?;
+        let kept = work.join("figures.json");
+        let mut figures: serde_json::Map<String, serde_json::Value> =
+            fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        figures.extend(self.figures.clone());
+        fs::write(&kept, serde_json::to_vec_pretty(&figures)?)?;
+        println!("{} (serial lines: serial*.log in the machines' directories there)", work.join("result.json").display());
         Ok(())
     }
 }

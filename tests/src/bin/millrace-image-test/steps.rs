@@ -2,6 +2,7 @@
 
 pub(crate) mod arm64;
 pub(crate) mod life;
+pub(crate) mod measure;
 pub(crate) mod power;
 pub(crate) mod serve;
 pub(crate) mod tamper;
