@@ -7,7 +7,15 @@
 # Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS; those of arm64 are built by image/cross.sh, or
 # come from $MILLRACE_IMAGE_PROGRAMS_ARM64.
 # Keys come from $MILLRACE_IMAGE_KEYS; without it test keys are made below target/image, and the image says so.
+#   --update-lock   take the packages as they are now into image/locks/PROFILE.lock, instead of refusing others than are there
+# MILLRACE_IMAGE_SNAPSHOT=ADDRESS builds from the archive as it was at the date in image/locks/snapshot; ADDRESS is that of a
+# snapshot service, below which lie debian/DATE and debian-security/DATE.
 set -euo pipefail
+update_lock=()
+for argument in "$@"; do
+  shift
+  if [ "$argument" = --update-lock ]; then update_lock=(--update); else set -- "$@" "$argument"; fi
+done
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$repo/target}
 out=$target/image
@@ -70,11 +78,21 @@ cp -r "$repo/image/tree/." "$tree/"
 mkdir -p "$tree/usr/share/millrace"
 install -m 0644 "$keys/release-keys.json" "$keys/site-keys.json" "$tree/usr/share/millrace/"
 
-say "the archive's addresses, as the tool root has them"
 "$repo/image/in-tools.sh" true
 mkdir -p "$out/sandbox/etc/apt/sources.list.d"
-awk '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main contrib non-free non-free-firmware\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n", $2, $3 }' \
-  "$repo/.tools/image-root/etc/apt/sources.list" >"$out/sandbox/etc/apt/sources.list.d/mkosi.sources"
+sources=$repo/.tools/image-root/etc/apt/sources.list
+if [ -n "${MILLRACE_IMAGE_SNAPSHOT:-}" ]; then
+  date=$(<"$repo/image/locks/snapshot")
+  say "the archive as it was at $date, from $MILLRACE_IMAGE_SNAPSHOT"
+  sources=$out/sandbox/snapshot
+  for suite in trixie trixie-updates; do echo "deb $MILLRACE_IMAGE_SNAPSHOT/debian/$date $suite"; done >"$sources"
+  echo "deb $MILLRACE_IMAGE_SNAPSHOT/debian-security/$date trixie-security" >>"$sources"
+else
+  say "the archive as it is now, where the tool root has it from"
+fi
+# What was signed long ago has expired by its own word: with a snapshot that is what is wanted.
+awk -v late="${MILLRACE_IMAGE_SNAPSHOT:+Check-Valid-Until: no\n}" '$1 == "deb" { printf "Types: deb\nURIs: %s\nSuites: %s\nComponents: main contrib non-free non-free-firmware\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n%s\n", $2, $3, late }' \
+  "$sources" >"$out/sandbox/etc/apt/sources.list.d/mkosi.sources"
 
 # The scripts of arm64 packages run by emulation. The kernel keeps the emulator open, so it works inside of roots, and
 # knows it as long as this is mounted somewhere.
@@ -90,7 +108,7 @@ fi
 
 say "building $profiles $version ($architecture)"
 # Forms of an image that must never be taken for a product lie apart.
-case $profiles in arm64*,test*) output=test-images-arm64 ;; *,test*) output=test-images ;; x86) output=mkosi ;; *) output=mkosi-${profiles//,/-} ;; esac
+case $profiles in arm64*,test* | jetson*,test*) output=test-images-$board ;; *,test*) output=test-images ;; x86) output=mkosi ;; *) output=mkosi-${profiles//,/-} ;; esac
 rm -f "$out/$output/millrace_$version".*
 # mkosi keys its cache by distribution, release and architecture, not by profile: each board has its own.
 cache=${profiles//,test/} cache=${cache//,broken/} cache=${cache//,notpm/} cache=cache-${cache//,/-}
