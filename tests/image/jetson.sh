@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
 # image/vendor/l4t.sh takes the board's packages only when they are what was locked, and takes of them only what a root of
 # ours has a place for. The packages here are made up: they hold nothing of NVIDIA's.
+# usage: tests/image/jetson.sh [--build LINUX_IMAGE_DEB]
+#   --build   then builds `jetson,notpm,test` 0.1.0 from packages around this kernel of Debian's for arm64 (a quarter of an hour; what
+#             `just image arm64` needs), for `millrace-image-test --only jetson`: the way from packages to a running system
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 command -v dpkg-deb >/dev/null || { echo "jetson-test: skipped: no dpkg-deb here" >&2; exit 0; }
+kernel_deb=
+case ${1:-} in --build) kernel_deb=$(realpath "${2:?which package?}") ;; "") ;; *) sed -n '4,6s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 64 ;; esac
+target=${CARGO_TARGET_DIR:-$repo/target}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export MILLRACE_VENDOR=$work/vendor CARGO_TARGET_DIR=$work/target
@@ -100,3 +106,30 @@ if command -v systemd-analyze >/dev/null; then
   echo "jetson-test: ${report##*for }" | tr -s ' '
 fi
 echo "jetson-test: passed"
+
+[ -n "$kernel_deb" ] || exit 0
+packages
+rm "$l4t"/nvidia-l4t-kernel_* "$l4t"/nvidia-l4t-kernel-oot-modules_* "$l4t"/nvidia-l4t-tools_*
+rm -rf "$work/kernel" && mkdir "$work/kernel"
+dpkg-deb --extract "$kernel_deb" "$work/kernel"
+kernel=$(ls "$work/kernel/usr/lib/modules")
+made() { # made NAME: the package of what lies in $work/made
+  mkdir -p "$work/made/DEBIAN"
+  printf 'Package: %s\nVersion: 39.2.0\nArchitecture: arm64\nMaintainer: nobody <nobody@example.org>\nDescription: made up for a test\n' \
+    "$1" >"$work/made/DEBIAN/control"
+  dpkg-deb --build --root-owner-group -Znone "$work/made" "$l4t/$1_39.2.0_arm64.deb" >/dev/null
+  rm -rf "$work/made"
+}
+mkdir -p "$work/made/boot" "$work/made/lib/modules/"
+cp "$work/kernel/boot/vmlinuz-$kernel" "$work/made/boot/Image"
+cp -r "$work/kernel/usr/lib/modules/$kernel" "$work/made/lib/modules/"
+made nvidia-l4t-kernel
+mkdir -p "$work/made/lib/modules/$kernel/updates"
+cp "$(find "$work/kernel" -name 'dummy.ko*' | head -n 1)" "$work/made/lib/modules/$kernel/updates/"
+made nvidia-l4t-kernel-oot-modules
+mkdir -p "$work/made/usr/sbin"
+printf '#!/bin/sh\necho "made-up nvbootctrl: $*"\n' >"$work/made/usr/sbin/nvbootctrl"
+chmod 0755 "$work/made/usr/sbin/nvbootctrl"
+made nvidia-l4t-tools
+vendor lock
+CARGO_TARGET_DIR=$target "$repo/image/build.sh" jetson,notpm,test 0.1.0
