@@ -72,6 +72,8 @@ enum Step {
     CutTickets,
     /// The image of arm64, in an ARM machine.
     Arm64,
+    /// The image of a Jetson, made of made-up packages, in an ARM machine; only when named.
+    Jetson,
 }
 
 fn main() -> ExitCode {
@@ -92,13 +94,18 @@ fn run(args: &Args) -> Result<bool> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
     let places = Places { out: target.join("image"), repository };
     let image = places.out.join(format!("test-images/millrace_{}.raw", args.version));
-    ensure!(image.is_file() || args.only == [Step::Arm64], "{} is not there: image/test.sh builds it", image.display());
+    ensure!(
+        image.is_file() || matches!(args.only[..], [Step::Arm64 | Step::Jetson]),
+        "{} is not there: image/test.sh builds it",
+        image.display()
+    );
     let work = places.out.join("test");
     std::fs::create_dir_all(&work).context("the test's directory")?;
 
     let wanted = |step: Step| match (args.only.is_empty(), step) {
         (false, step) => args.only.contains(&step),
         (true, Step::Serve | Step::Update | Step::Tamper) => true,
+        (true, Step::Jetson) => false,
         (true, _) => args.long,
     };
     let mut report = Report::new();
@@ -129,6 +136,9 @@ fn run(args: &Args) -> Result<bool> {
     }
     if wanted(Step::Arm64) {
         steps::arm64::run(&mut lab, &mut report);
+    }
+    if wanted(Step::Jetson) {
+        steps::arm64::jetson(&mut lab, &mut report);
     }
     lab.machine = None;
     report.show(&work)?;

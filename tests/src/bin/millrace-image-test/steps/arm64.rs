@@ -1,10 +1,11 @@
-//! The image of any ARM machine, in one that is emulated whole: from a blank disk to segments served, without a TPM.
+//! The image of any ARM machine, in one that is emulated whole: from a blank disk to segments served, without a TPM. And the
+//! image of a Jetson as far as that goes without one: made of packages that were made up around Debian's kernel.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::machine::{Board, Machine, Parts};
+use crate::machine::{Board, Machine, Parts, tail};
 use crate::report::Report;
 use crate::site::Fleet;
 use crate::steps::{BOOT, COMMAND, Lab, READY, serve};
@@ -15,14 +16,17 @@ const HEARD: Duration = Duration::from_secs(300);
 /// All of it; a box and a site of its own, both gone at the end.
 pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
     lab.machine = None;
-    let Some(mut machine) = report.check("arm64: first boot", |report| first_boot(lab, report)) else {
+    let Some(mut machine) = report.check("arm64: first boot", |report| first_boot(lab, report, "arm64")) else {
         return report.skip(&["arm64: the box serves"], "the first boot failed");
     };
-    report.check("arm64: verified root, Secure Boot, second slot", |_| verified(&mut machine));
+    report.check("arm64: verified root, Secure Boot, second slot", |_| verified(&mut machine, "arm64-notpm"));
     report.check("arm64: no TPM: /var in the clear, and said so", |_| without_tpm(&mut machine));
     report.check("arm64: unprovisioned: nothing listens", |_| serve::listeners(&mut machine, &[]));
     if report.check("arm64: provisioned: the node serves", |_| serve::provision(lab, &mut machine)).is_some() {
-        report.check("arm64: a gateway's segments come back", |report| serve::push(lab, &mut machine, report));
+        report.check("arm64: a gateway's segments come back", |_| {
+            // Its figures are those of the x86 box.
+            serve::push(lab, &mut machine, &mut Report::new())
+        });
         report.check("arm64: the fleet hears of it, and that it has no TPM", |_| heard(lab));
         report.check("arm64: nothing listens but the service port", |_| {
             let port = machine.port().to_string();
@@ -34,11 +38,50 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
     }
 }
 
-fn first_boot(lab: &mut Lab, report: &mut Report) -> Result<(Machine, String)> {
-    let image = lab.places.out.join(format!("test-images-arm64/millrace_{}.raw", lab.version));
-    ensure!(image.is_file(), "{} is not there: image/test.sh builds it", image.display());
-    lab.fleet = Fleet::start(&lab.work.join("site-arm64"))?;
-    let mut parts = Parts::new(&lab.places, lab.work.join("arm64"), &image)?;
+/// What packages of a board's maker become: a root and a kernel that start, and a unit that tells the board's firmware.
+pub(crate) fn jetson(lab: &mut Lab, report: &mut Report) {
+    lab.machine = None;
+    let Some(mut machine) = report.check("jetson: first boot", |report| first_boot(lab, report, "jetson")) else {
+        return report.skip(&["jetson: verified root, Secure Boot, second slot"], "the first boot failed");
+    };
+    report.check("jetson: verified root, Secure Boot, second slot", |_| verified(&mut machine, "jetson-notpm"));
+    report.check("jetson: the vendor's kernel and libraries are there", |_| vendors(&mut machine));
+    report.check("jetson: the board's firmware is told of a good start", |_| blessed(&mut machine));
+}
+
+fn vendors(machine: &mut Machine) -> Result<((), String)> {
+    let there = machine.run(
+        "ls /usr/lib/modules/$(uname -r)/vmlinuz /usr/lib/modules/$(uname -r)/updates/*.ko* \
+         /usr/lib/aarch64-linux-gnu/libv4l/plugins/nv/*.so /usr/lib/aarch64-linux-gnu/gstreamer-1.0/libgstnvvideo4linux2.so; \
+         modinfo -n dummy; ls /usr/share/millrace/licences",
+        COMMAND,
+    )?;
+    ensure!(there.contains("/updates/dummy.ko"), "the maker's modules are not the ones that would be loaded: {there}");
+    Ok(((), tail(&there, 8)))
+}
+
+fn blessed(machine: &mut Machine) -> Result<((), String)> {
+    let said = machine.until(
+        "systemctl is-active --quiet millrace-bless-jetson && journalctl -b -o cat -u millrace-bless-jetson | grep made-up",
+        READY,
+    )?;
+    ensure!(said.contains("made-up nvbootctrl: verify"), "it was told {said}");
+    Ok(((), said))
+}
+
+fn first_boot(lab: &mut Lab, report: &mut Report, board: &str) -> Result<(Machine, String)> {
+    let image = lab.places.out.join(format!("test-images-{board}/millrace_{}.raw", lab.version));
+    ensure!(
+        image.is_file(),
+        "{} is not there: {}",
+        image.display(),
+        match board {
+            "jetson" => "tests/image/jetson.sh --build builds it",
+            _ => "image/test.sh builds it",
+        }
+    );
+    lab.fleet = Fleet::start(&lab.work.join(format!("site-{board}")))?;
+    let mut parts = Parts::new(&lab.places, lab.work.join(board), &image)?;
     parts.board = Board::Arm64;
     let inside = lab.places.inside(&parts.dir)?;
     lab.places.script(&format!("cp /usr/share/AAVMF/AAVMF_VARS.fd {}/vars.fd", inside.display()))?;
@@ -47,15 +90,15 @@ fn first_boot(lab: &mut Lab, report: &mut Report) -> Result<(Machine, String)> {
     ensure!(hello.version == lab.version, "version {} came up", hello.version);
     machine.until("systemctl is-active multi-user.target", 2 * READY)?;
     let seconds = machine.on_for().as_secs();
-    report.figure("arm64_first_boot_s", seconds);
+    report.figure(&format!("{board}_first_boot_s"), seconds);
     let analysed = machine.until("systemd-analyze | head -n 1", READY)?;
-    report.figure("arm64_first_boot_systemd", analysed.clone());
+    report.figure(&format!("{board}_first_boot_systemd"), analysed.clone());
     Ok((machine, format!("{seconds} s from power-on; {analysed}")))
 }
 
-fn verified(machine: &mut Machine) -> Result<((), String)> {
+fn verified(machine: &mut Machine, variant: &str) -> Result<((), String)> {
     let is = machine.run("uname -m; . /usr/lib/os-release; echo $VARIANT_ID", COMMAND)?;
-    ensure!(is == "aarch64\narm64-notpm", "it is {is}");
+    ensure!(is == format!("aarch64\n{variant}"), "it is {is}");
     let root = machine.run("findmnt -no SOURCE,FSTYPE,OPTIONS / && veritysetup status root", COMMAND)?;
     ensure!(root.contains("erofs ro") && root.contains("verified"), "the root is {root}");
     let secure = machine.run("bootctl status 2>/dev/null | grep -i 'secure boot:'", COMMAND)?;
