@@ -76,6 +76,12 @@ cp "$repo"/systemd/udev/*.rules "$tree/usr/lib/udev/rules.d/"
 cp "$repo/systemd/firewall/millrace.nft" "$tree/usr/lib/millrace/firewall.nft"
 cp -r "$repo/image/tree/." "$tree/"
 mkdir -p "$tree/usr/share/millrace"
+if [ "$board" = x86-nvidia ]; then
+  say "the modules of NVIDIA's driver"
+  modules=$("$repo/image/nvidia/build.sh")
+  kernel=${modules##*/} kernel=${kernel%%_*}
+  "$repo/image/nvidia/sign.sh" "$keys" "$modules" "$tree/usr/lib/modules/$kernel/updates"
+fi
 install -m 0644 "$keys/release-keys.json" "$keys/site-keys.json" "$tree/usr/share/millrace/"
 
 "$repo/image/in-tools.sh" true

@@ -30,3 +30,13 @@ make_signers release 3 2
 make_signers site 1 1
 make_key secure-boot "Millrace Secure Boot"
 make_key pcr "Millrace PCR policy"
+# The modules of other drivers are signed by a key of their own, certified by that of Secure Boot: it may live on the build machine.
+if [ ! -s "$dir/modules.crt" ]; then
+  openssl req -new -newkey rsa:2048 -nodes -sha256 -subj "/CN=Millrace kernel modules (TEST KEY, DO NOT SHIP)/" \
+    -keyout "$dir/modules.key" -out "$dir/modules.csr" 2>/dev/null
+  openssl x509 -req -in "$dir/modules.csr" -CA "$dir/secure-boot.crt" -CAkey "$dir/secure-boot.key" -set_serial "0x$(openssl rand -hex 8)" -days 3650 -sha256 \
+    -extfile <(printf 'keyUsage=digitalSignature\nextendedKeyUsage=codeSigning\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid') \
+    -out "$dir/modules.crt" 2>/dev/null
+  rm -f "$dir/modules.csr"
+  echo "image: made test key $dir/modules.key" >&2
+fi

@@ -29,7 +29,9 @@ made=$out/mkosi-$form-${profiles//,/-}
 rm -rf "$work"
 mkdir -p "$work"/{esp,medium,overlay/usr/share/millrace-install} "$made"
 packed=${image##*/}.zst
-zstd -q -10 -T0 -f "$image" -o "$work/medium/$packed"
+# Packing takes longest: what an earlier run packed of the same image is taken.
+[ "$out/packed/$folder/$packed" -nt "$image" ] || { mkdir -p "$out/packed/$folder"; zstd -q -9 -T0 -f "$image" -o "$out/packed/$folder/$packed"; }
+cp "$out/packed/$folder/$packed" "$work/medium/$packed"
 [ "$(stat -c %s "$work/medium/$packed")" -lt $((4 << 30)) ] || { echo "image: the packed image is larger than a FAT file may be" >&2; exit 70; }
 # Two slots, the boot partition and room for state: what image/flash.sh asks of a device.
 needed=$((${MILLRACE_FLASH_NEEDED_GIB:-14} << 10))

@@ -41,7 +41,7 @@ on() { # on STICK? DISK…: switch a machine on; its disks are inside, the stick
   local with_stick=$1 arguments=() name
   shift
   : >"$work/serial.log"
-  tools swtpm socket --tpm2 --terminate --tpmstate dir=$here/tpm --ctrl type=unixio,path=$here/tpm.sock &
+  "$repo/image/in-tools.sh" swtpm socket --tpm2 --terminate --tpmstate dir=$here/tpm --ctrl type=unixio,path=$here/tpm.sock &
   pids+=($!)
   until [ -S "$work/tpm.sock" ]; do sleep 0.1; done
   $with_stick && arguments+=(-device qemu-xhci -drive "if=none,id=stick,format=raw,file=$here/stick.raw"
@@ -49,7 +49,7 @@ on() { # on STICK? DISK…: switch a machine on; its disks are inside, the stick
   for name in "$@"; do
     arguments+=(-drive "if=none,id=$name,format=raw,file=$here/$name.raw,discard=unmap" -device "virtio-blk-pci,drive=$name,serial=$name")
   done
-  tools qemu-system-x86_64 -machine q35,smm=on -accel tcg,thread=multi -cpu max -smp 2 -m 1536 -no-user-config -nodefaults -display none -vga std \
+  "$repo/image/in-tools.sh" qemu-system-x86_64 -machine q35,smm=on -accel tcg,thread=multi -cpu max -smp 2 -m 1536 -no-user-config -nodefaults -display none -vga std \
     -monitor none -no-reboot -global driver=cfi.pflash01,property=secure,value=on \
     -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd \
     -drive if=pflash,format=raw,unit=1,file=$here/vars.fd \
@@ -65,6 +65,7 @@ wait_for() { # wait_for TEXT: on the serial line
   local until=$((SECONDS + limit))
   until grep -aq "$1" "$work/serial.log"; do
     kill -0 "$machine" 2>/dev/null || { grep -aq "$1" "$work/serial.log" && return; fault "the machine went off before '$1'"; }
+    [[ $1 == *NOT* ]] || ! grep -aq "^NOT INSTALLED\|^FAILED:" "$work/serial.log" || fault "it would not"
     [ $SECONDS -lt $until ] || fault "no '$1' within $limit s"
     sleep 1
   done
