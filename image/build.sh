@@ -76,6 +76,7 @@ cp "$repo"/systemd/udev/*.rules "$tree/usr/lib/udev/rules.d/"
 cp "$repo/systemd/firewall/millrace.nft" "$tree/usr/lib/millrace/firewall.nft"
 cp -r "$repo/image/tree/." "$tree/"
 mkdir -p "$tree/usr/share/millrace"
+if [ -d "$keys/loader" ]; then cp -r "$keys/loader" "$tree/signed-loader"; fi
 if [ "$board" = x86-nvidia ]; then
   say "the modules of NVIDIA's driver"
   modules=$("$repo/image/nvidia/build.sh")
@@ -120,7 +121,7 @@ rm -f "$out/$output/millrace_$version".*
 cache=${profiles//,test/} cache=${cache//,broken/} cache=${cache//,notpm/} cache=cache-${cache//,/-}
 mkdir -p "$out/$output" "$out/$cache" "$out/packages"
 seed=$(printf 'millrace %s' "$version" | sha256sum | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/')
-epoch=$(git -C "$repo" log -1 --format=%ct)
+epoch=${SOURCE_DATE_EPOCH:-$(git -C "$repo" log -1 --format=%ct)}
 arguments=()
 IFS=, read -ra names <<<"$profiles"
 for name in "${names[@]}"; do arguments+=(--profile "$name"); done
