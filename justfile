@@ -95,6 +95,10 @@ image-test *args: build
 image-test-long *args: build
     image/test.sh {{ args }} --long
 
+# A release of an image, ready to be signed: `just image-release x86 1.2.0 release/`
+image-release profile version out *args: build
+    image/release.sh {{ profile }} {{ version }} {{ out }} {{ args }}
+
 # Write an image to a device and read it back; refuses the wrong one
 flash profile device *args:
     image/flash.sh {{ profile }} {{ device }} {{ args }}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes an image to a device and reads it back.
 # usage: image/flash.sh PROFILE DEVICE [--internal] [--yes]
-#   PROFILE      as built by `just image PROFILE`, or the path of a .raw file
+#   PROFILE      as built by `just image PROFILE`, installer and factory among them, or the path of a .raw file
 #   DEVICE       the whole device, such as /dev/sdX
 #   --internal   also a device that cannot be pulled out
 #   --yes        do not ask
@@ -24,8 +24,9 @@ done
 profile=${names[0]} device=${names[1]}
 
 if [ -f "$profile" ]; then image=$profile; else
-  case $profile in *,test*) folder=$out/test-images ;; x86) folder=$out/mkosi ;; *) folder=$out/mkosi-${profile//,/-} ;; esac
-  image=$(find "$folder" -maxdepth 1 -name 'millrace_*.raw' ! -name '*.esp.raw' ! -name '*.root-*' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
+  case $profile in *,test*) folder=$out/test-images ;; x86) folder=$out/mkosi ;;
+    installer | factory) folder=$out/mkosi-$profile-x86 ;; *) folder=$out/mkosi-${profile//,/-} ;; esac
+  image=$(find "$folder" -maxdepth 1 -name 'millrace*_*.raw' ! -name '*.esp.raw' ! -name '*.root-*' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-)
   [ -n "$image" ] || { echo "flash: no image of $profile: just image $profile" >&2; exit 66; }
 fi
 size=$(stat -L -c %s "$image")
@@ -49,6 +50,8 @@ done < <(lsblk -nro NAME "$device")
 capacity=$(($(cat "$sys/size") * 512))
 # Two slots, the boot partition and room for state: see image/README.md.
 needed=$((${MILLRACE_FLASH_NEEDED_GIB:-14} << 30))
+# A medium that installs is only itself.
+case ${image##*/} in millrace-installer_* | millrace-factory_*) needed=$size ;; esac
 [ "$capacity" -ge "$needed" ] || refuse "$device has $((capacity >> 20)) MiB, a box needs $((needed >> 20))"
 [ "$capacity" -ge "$size" ] || refuse "$device is smaller than the image"
 if [ "$(cat "$sys/removable")" = 0 ] && ! readlink -f "$sys" | grep -q /usb && ! $internal; then

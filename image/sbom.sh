@@ -9,6 +9,7 @@ out=${CARGO_TARGET_DIR:-$repo/target}/image
 profile=${1:?usage: image/sbom.sh PROFILE [VERSION]}
 version=${2:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$repo/Cargo.toml" | head -n 1)}
 board=${profile%%,*}
+variant=${profile//,/-}
 case $board in arm64 | jetson) architecture=arm64 ;; *) architecture=x86-64 ;; esac
 cache=${profile//,test/} cache=${cache//,broken/} cache=cache-${cache//,/-}/debian~trixie~$architecture.cache
 [ -d "$out/$cache" ] || { echo "sbom: no built root of $architecture: just image $board" >&2; exit 66; }
@@ -16,8 +17,15 @@ mkdir -p "$out/sbom"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$repo/image/in-tools.sh" dpkg-query --admindir="/out/$cache/var/lib/dpkg" --show \
-  --showformat='${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\n' | sort >"$work/packages"
+# What the initial system has is in the kernel image.
+for part in "$cache" "${cache%.cache}~initrd.cache"; do
+  "$repo/image/in-tools.sh" dpkg-query --admindir="/out/$part/var/lib/dpkg" --show \
+    --showformat='${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\n'
+done | LC_ALL=C sort -u >"$work/packages"
+if [ "$board" = x86-nvidia ]; then
+  driver=$(sed -n 's/^nvidia-open-kernel-dkms=//p' "$repo/image/locks/nvidia.lock")
+  printf 'nvidia-open-kernel-dkms\t%s\tamd64\tnvidia-graphics-drivers\t%s\n' "$driver" "$driver" >>"$work/packages"
+fi
 jq -Rn '[inputs | split("\t") | {
     type: "library", name: .[0], version: .[1],
     purl: "pkg:deb/debian/\(.[0])@\(.[1] | @uri)?arch=\(.[2])&distro=trixie",
@@ -34,8 +42,8 @@ done) | sed 's/ (\*)$//; s/ (proc-macro)//' | grep -v "($repo" | sort -u |
   }] | unique_by(.purl)' >"$work/crates.json"
 [ "$(jq length "$work/crates.json")" -gt 50 ] || { echo "sbom: cargo tree names no crates: cargo fetch --locked" >&2; exit 69; }
 
-bom=$out/sbom/millrace_${version}_$board.cdx.json
-jq -n --arg version "$version" --arg board "$board" --arg time "$(date -u -d "@$(git -C "$repo" log -1 --format=%ct)" +%FT%TZ)" \
+bom=$out/sbom/millrace_${version}_$variant.cdx.json
+jq -n --arg version "$version" --arg board "$variant" --arg time "$(date -u -d "@$(git -C "$repo" log -1 --format=%ct)" +%FT%TZ)" \
   --slurpfile debian "$work/debian.json" --slurpfile crates "$work/crates.json" '{
     bomFormat: "CycloneDX", specVersion: "1.5", version: 1,
     metadata: {timestamp: $time, component: {type: "operating-system", name: "millrace", version: $version,
@@ -43,7 +51,7 @@ jq -n --arg version "$version" --arg board "$board" --arg time "$(date -u -d "@$
     components: ($debian[0] + $crates[0])}' >"$bom"
 
 # Debian's licence texts are files of the packages; what they are is in their machine-readable part.
-licences=$out/sbom/millrace_${version}_$board.licences.tsv
+licences=$out/sbom/millrace_${version}_$variant.licences.tsv
 {
   jq -r '.[] | ["crate", .name, .version, (.licenses[0].expression // "none stated")] | @tsv' "$work/crates.json"
   "$repo/image/in-tools.sh" bash -euc '
