@@ -1,4 +1,8 @@
-//! `millrace fleet`: the boxes, as the controller sees them.
+//! `millrace fleet`: the boxes, as the controller sees them, and what they are ordered to do.
+mod campaign;
+mod claim;
+mod order;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +11,7 @@ use bytes::Bytes;
 use clap::{Args as ClapArgs, Subcommand};
 use fleet_protocol::api::{BoxDetail, BoxList, BoxSummary, Problem};
 use http::{Request, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -50,7 +54,30 @@ pub(crate) enum Command {
         #[command(flatten)]
         controller: Controller,
     },
+    /// Order boxes to install a version
+    #[command(after_help = order::UPDATE_EXAMPLES)]
+    Update(order::UpdateArgs),
+    /// Order a box to destroy its keys and leave the fleet; its hot account must be empty
+    #[command(after_help = order::DECOMMISSION_EXAMPLES)]
+    Decommission(order::DecommissionArgs),
+    /// Add a signature to an order or a campaign that somebody else began
+    #[command(after_help = "Example:\n  millrace fleet sign order.json --key bob.key")]
+    Sign(order::SignArgs),
+    /// Give a signed order or campaign to the controller
+    #[command(after_help = "Example:\n  millrace fleet send order.json")]
+    Send(order::SendArgs),
+    /// Show the orders the controller carries, or one of them on every box
+    #[command(
+        after_help = "Examples:\n  millrace fleet orders\n  millrace fleet orders 019ab000-0000-7000-8000-000000000001 --wait"
+    )]
+    Orders(order::OrdersArgs),
+    /// Bring a version to the whole fleet, ring after ring
+    #[command(subcommand, arg_required_else_help = true)]
+    Campaign(campaign::Command),
 }
+
+pub(crate) use claim::Command as ClaimCommand;
+pub(crate) use claim::run as claim;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Controller {
@@ -78,6 +105,12 @@ pub(crate) async fn run(command: Command) -> failure::Result {
             let detail: BoxDetail = controller.get(&format!("/api/boxes/{id}")).await?;
             controller.show(&detail, print_detail)
         }
+        Command::Update(args) => order::update(args).await,
+        Command::Decommission(args) => order::decommission(args).await,
+        Command::Sign(args) => order::sign(&args),
+        Command::Send(args) => order::send(args).await,
+        Command::Orders(args) => order::orders(args).await,
+        Command::Campaign(command) => campaign::run(command).await,
     }
 }
 
@@ -92,6 +125,16 @@ impl Controller {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> failure::Result<T> {
+        self.call(path, None).await
+    }
+
+    /// Ask for something to be done.
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> failure::Result<T> {
+        let body = serde_json::to_vec(body).map_err(|error| Failure::from_error(Code::Software, &error))?;
+        self.call(path, Some(body)).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, path: &str, body: Option<Vec<u8>>) -> failure::Result<T> {
         let base = self.controller.to_string();
         let uri = format!("{}{path}", base.trim_end_matches('/'));
         let unreachable = |why: String| {
@@ -99,7 +142,14 @@ impl Controller {
                 .advise("is millrace-controller running there? --controller URL names another")
         };
         let usage = |error: http::Error| Failure::new(Code::Usage, format!("{uri} is no URL: {error}"));
-        let request = Request::get(&uri).body(Empty::<Bytes>::new()).map_err(usage)?;
+        let asks = body.is_some();
+        let request: Result<Request<Full<Bytes>>, http::Error> = match body {
+            None => Request::get(&uri).body(Full::default()),
+            Some(body) => Request::post(&uri)
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .body(Full::from(Bytes::from(body))),
+        };
+        let request = request.map_err(usage)?;
         let client = Client::builder(TokioExecutor::new()).build(self.connector()?);
         let exchange = async {
             let response = client.request(request).await.map_err(|error| unreachable(service::with_causes(&error)))?;
@@ -113,7 +163,10 @@ impl Controller {
         if !status.is_success() {
             let problem = serde_json::from_slice::<Problem>(&body).map(|problem| problem.error);
             let text = problem.unwrap_or_else(|_| format!("the controller answered with status {status}"));
-            return Err(Failure::new(Code::Unavailable, text).advise("`millrace fleet ls` lists the boxes it knows"));
+            // What was asked for makes no sense to it, or it could not do it.
+            let code = if asks && status.is_client_error() { Code::Data } else { Code::Unavailable };
+            let failure = Failure::new(code, text);
+            return Err(if asks { failure } else { failure.advise("`millrace fleet ls` lists the boxes it knows") });
         }
         serde_json::from_slice(&body).map_err(|error| {
             let text = format!("the controller's answer cannot be read: {error}");
@@ -194,6 +247,8 @@ fn print_detail(detail: &BoxDetail) {
         ("last proof of life", summary.age_s.map(|age| format!("{age:.0} s ago")).unwrap_or_default()),
         ("mode", summary.mode.clone().unwrap_or_default()),
         ("firmware", summary.fw.clone().unwrap_or_default()),
+        ("ring", summary.ring.clone().unwrap_or_default()),
+        ("decommissioned", if summary.decommissioned { "yes: its keys are gone".to_owned() } else { String::new() }),
         ("health", summary.ok.map(|ok| format!("{ok:.0} of 100")).unwrap_or_default()),
         ("segments", or_empty(summary.segments_ok)),
         ("segments failed", or_empty(summary.segments_failed)),

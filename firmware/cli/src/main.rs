@@ -11,6 +11,7 @@ mod hw;
 mod import;
 mod keys;
 mod keystore;
+mod label;
 mod money;
 mod push;
 mod release;
@@ -80,9 +81,12 @@ enum Command {
     Tickets(money::Args),
     /// Show what the node earned
     Earn(money::Args),
-    /// Look at the fleet through its controller
+    /// Look at the fleet through its controller, order updates, run campaigns
     #[command(subcommand, arg_required_else_help = true)]
     Fleet(fleet::Command),
+    /// Make the tokens by which machines become boxes of the fleet
+    #[command(subcommand, arg_required_else_help = true)]
+    Claim(fleet::ClaimCommand),
     /// Make and look at gateway keys
     #[command(subcommand, arg_required_else_help = true)]
     Keys(keys::Command),
@@ -94,6 +98,8 @@ enum Command {
     /// Make, sign and check the site files that boxes are provisioned from
     #[command(subcommand, arg_required_else_help = true)]
     Site(site::SiteCommand),
+    /// Make the labels of boxes that passed the factory's test
+    Label(label::Args),
     /// Check what a box needs to work, and say what to do about what is missing
     Doctor(doctor::Args),
 }
@@ -146,10 +152,12 @@ async fn run(command: Command) -> failure::Result {
         Command::Tickets(args) => money::tickets(&args).await,
         Command::Earn(args) => money::earn(&args).await,
         Command::Fleet(command) => fleet::run(command).await,
+        Command::Claim(command) => fleet::claim(command).await,
         Command::Keys(command) => keys::run(command),
         Command::Release(command) => blocking(move || release::run(command)).await,
         Command::Site(command) => site::site(command),
         Command::ImportConfig(args) => blocking(move || import::run(&args)).await,
+        Command::Label(args) => label::run(&args),
         Command::Doctor(args) => doctor::run(&args).await,
     }
 }

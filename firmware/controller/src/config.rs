@@ -59,6 +59,10 @@ pub(crate) struct Config {
     pub(crate) broker: Broker,
     pub(crate) tls: MutualTls,
     #[serde(default)]
+    pub(crate) campaigns: Campaigns,
+    #[serde(default)]
+    pub(crate) enrol: Option<Enrol>,
+    #[serde(default)]
     pub(crate) boxes: Vec<Enrolled>,
 }
 
@@ -72,6 +76,28 @@ pub(crate) struct Broker {
     pub(crate) client_id: String,
     #[serde(default = "keepalive_s")]
     pub(crate) keepalive_s: u32,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Campaigns {
+    #[serde(default)]
+    pub(crate) pacer_key: Option<PathBuf>,
+}
+
+/// How machines become boxes by claim.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Enrol {
+    #[serde(default = "enrol_listen")]
+    pub(crate) listen: SocketAddr,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) issuer_cert: PathBuf,
+    pub(crate) issuer_key: PathBuf,
+    pub(crate) brokers: Vec<fleet_protocol::site::Broker>,
+    #[serde(default = "leaf_days")]
+    pub(crate) leaf_days: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -106,6 +132,11 @@ impl Config {
         rule(!config.broker.client_id.is_empty(), "broker.client_id", "a client id")?;
         let listed = u32::try_from(config.boxes.len()).is_ok_and(|listed| listed <= config.max_boxes);
         rule(listed, "boxes", "at most max_boxes")?;
+        if let Some(enrol) = &config.enrol {
+            let named = enrol.brokers.iter().all(|broker| !broker.host.is_empty() && broker.port != 0);
+            rule((1..=8).contains(&enrol.brokers.len()) && named, "enrol.brokers", "1 to 8, each a host and a port")?;
+            rule((1..=825).contains(&enrol.leaf_days), "enrol.leaf_days", "1 to 825 days")?;
+        }
         Ok(config)
     }
 }
@@ -120,6 +151,14 @@ fn database() -> PathBuf {
 
 fn listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8095))
+}
+
+fn enrol_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], fleet_protocol::enrol::PORT))
+}
+
+fn leaf_days() -> u32 {
+    90
 }
 
 fn max_boxes() -> u32 {

@@ -1,5 +1,7 @@
-//! The HTTP API: JSON of `fleet_protocol::api`, and Prometheus text. Reads only; never in the way of ingest.
+//! The HTTP API: JSON of `fleet_protocol::api`, and Prometheus text. Reads have a connection of their own; what is to be
+//! done is asked of the ingesting thread, and answered when it is durable.
 
+mod fleet;
 mod metrics;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,19 +12,22 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use fleet_protocol::BoxId;
 use fleet_protocol::api::{BoxList, BoxSummary, CursorRow, EventList, Health, Problem};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use crate::ingest::Shared;
+use crate::asks::Asks;
+use crate::ingest::{AskError, Shared};
 use crate::store::{Reader, StoreError};
 
 /// Requests read at once; more are told to come again.
 const READERS: usize = 8;
 /// How long a request may wait for its turn.
 const TURN: Duration = Duration::from_secs(2);
+/// Largest body of a request: a signed order.
+const BODY: usize = 128 * 1024;
 /// Rows of an events page when none are asked for.
 const EVENTS: u32 = 200;
 
@@ -32,11 +37,13 @@ pub(crate) struct Api {
     reader: Mutex<Reader>,
     shared: Arc<Mutex<Shared>>,
     turns: Semaphore,
+    asks: Arc<Asks>,
+    fleet: String,
 }
 
 impl Api {
-    pub(crate) fn new(reader: Reader, shared: Arc<Mutex<Shared>>) -> Arc<Self> {
-        Arc::new(Self { reader: Mutex::new(reader), shared, turns: Semaphore::new(READERS) })
+    pub(crate) fn new(reader: Reader, shared: Arc<Mutex<Shared>>, asks: Arc<Asks>, fleet: String) -> Arc<Self> {
+        Arc::new(Self { reader: Mutex::new(reader), shared, turns: Semaphore::new(READERS), asks, fleet })
     }
 
     /// Read from the database on a thread that may block.
@@ -76,9 +83,11 @@ impl Api {
 }
 
 /// Why a request was not answered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Refusal {
     UnknownBox,
+    UnknownOrder,
+    Asked(AskError),
     Busy,
     Broken,
 }
@@ -87,6 +96,11 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error) = match self {
             Refusal::UnknownBox => (StatusCode::NOT_FOUND, "no box of this id is known"),
+            Refusal::UnknownOrder => (StatusCode::NOT_FOUND, "no order of this id is known"),
+            Refusal::Asked(error) => {
+                let status = crate::asks::status(&error);
+                return (status, Json(Problem { error: error.to_string() })).into_response();
+            }
             Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too many requests at once; try again"),
             Refusal::Broken => (StatusCode::INTERNAL_SERVER_ERROR, "the database did not answer; see the log"),
         };
@@ -94,14 +108,21 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Every route.
+/// Every route. What changes something takes `application/json` only, which no page of another site can send.
 pub(crate) fn routes(api: Arc<Api>) -> Router {
     Router::new()
         .route("/api/boxes", get(boxes))
         .route("/api/boxes/{id}", get(one_box))
         .route("/api/events", get(events))
+        .route("/api/orders", get(fleet::orders).post(fleet::carry))
+        .route("/api/orders/{cid}", get(fleet::order))
+        .route("/api/campaigns", get(fleet::campaigns).post(fleet::begin))
+        .route("/api/campaigns/{name}/halt", post(fleet::halt))
+        .route("/api/campaigns/{name}/resume", post(fleet::resume))
+        .route("/api/claims", get(fleet::claims).post(fleet::claim))
         .route("/healthz", get(health))
         .route("/metrics", get(prometheus))
+        .layer(axum::extract::DefaultBodyLimit::max(BODY))
         .with_state(api)
 }
 
@@ -154,7 +175,7 @@ async fn health(State(api): State<Arc<Api>>) -> Response {
         broker_connected: shared.connected,
         boxes: u64::try_from(shared.boxes.len()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        fleet: String::new(),
+        fleet: api.fleet.clone(),
     });
     let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()

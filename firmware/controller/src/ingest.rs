@@ -3,7 +3,10 @@
 //! A message is bound to an enrolled box, held against its limits, parsed strictly, laid into a transaction; after the
 //! commit, and only then, the box is told (`ack`). What the store refuses is not acknowledged, so the box keeps it.
 
+mod ask;
 mod boxes;
+mod claims;
+mod orders;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -11,17 +14,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fleet_protocol::event::{Op, Severity, id};
-use fleet_protocol::payload::{Ack, Ctl, Durable, Event, EventBody, Info, PayloadError, State, Tele};
+use fleet_protocol::payload::{Ack, Ctl, Durable, Event, EventBody, Info, PayloadError, Res, State, Tele};
 use fleet_protocol::presence::{self, Presence};
 use fleet_protocol::registry::Class;
-use fleet_protocol::{BoxId, Leaf, Topic};
+use fleet_protocol::{BoxId, FleetId, Leaf, Topic};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::cursor::Verdict;
 use crate::store::{Batch, Key, Store, StoreError};
+pub(crate) use ask::{Ask, AskError, Told};
 use boxes::Tracked;
 pub(crate) use boxes::View;
+pub(crate) use claims::{Issuer, IssuerError};
+use orders::Carried;
+pub(crate) use orders::{Pacer, PacerError};
 
 /// Messages between the broker link and this thread; a full queue drops, and what is durable comes again.
 pub(crate) const QUEUE: usize = 4096;
@@ -41,6 +48,8 @@ pub(crate) enum Input {
     Connected,
     /// The broker is gone: we are blind.
     Lost,
+    /// Somebody wants something done.
+    Ask(Box<Ask>, tokio::sync::oneshot::Sender<Result<Told, AskError>>),
 }
 
 /// A message to send.
@@ -60,6 +69,17 @@ pub(crate) struct Shared {
     pub(crate) store_ok: bool,
     pub(crate) boxes: BTreeMap<BoxId, View>,
     pub(crate) counters: Counters,
+    /// The public half of the key that sets the pace.
+    pub(crate) pacer: Option<String>,
+}
+
+/// What the controller signs with: never an order.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    /// Sets the pace of campaigns.
+    pub(crate) pacer: Option<Pacer>,
+    /// Certifies boxes.
+    pub(crate) issuer: Option<Issuer>,
 }
 
 /// Totals since start.
@@ -85,6 +105,8 @@ pub(crate) struct Ingest {
     store_ok: bool,
     start: Instant,
     pruned: Option<Instant>,
+    carried: Carried,
+    claims: claims::Claims,
 }
 
 /// Why a message was not taken.
@@ -111,6 +133,7 @@ impl Ingest {
     pub(crate) fn new(
         config: Config,
         mut store: Store,
+        keys: Keys,
         out: mpsc::Sender<Output>,
         shared: Arc<Mutex<Shared>>,
     ) -> Result<Self, StoreError> {
@@ -121,7 +144,11 @@ impl Ingest {
         }
         batch.commit()?;
         let boxes = store.boxes()?.into_iter().map(|known| (known.id.clone(), Tracked::known(known))).collect();
+        let carried = Carried::load(&store, keys.pacer, now_ms)?;
+        let claims = claims::Claims::new(keys.issuer);
         let ingest = Self {
+            carried,
+            claims,
             config,
             store,
             out,
@@ -157,6 +184,7 @@ impl Ingest {
 
     /// One batch and one tick of time: everything in one transaction, then the acknowledgements.
     pub(crate) fn step(&mut self, inputs: Vec<Input>, now: Duration, now_ms: i64) {
+        let (asks, inputs) = inputs.into_iter().partition::<Vec<_>, _>(|input| matches!(input, Input::Ask(..)));
         match self.transact(inputs, now, now_ms) {
             Ok(()) => {
                 if !std::mem::replace(&mut self.store_ok, true) {
@@ -166,6 +194,7 @@ impl Ingest {
                     tracked.fresh = false;
                 }
                 self.acknowledge(now);
+                self.carried.settle(&self.store);
             }
             Err(error) => {
                 if std::mem::replace(&mut self.store_ok, false) {
@@ -175,15 +204,23 @@ impl Ingest {
                 for tracked in self.boxes.values_mut() {
                     tracked.forget_cursors();
                 }
+                self.carried.settle(&self.store);
             }
         }
+        for ask in asks {
+            if let Input::Ask(ask, reply) = ask {
+                // Who asked may have gone.
+                let _ = reply.send(self.answer(*ask, now, now_ms));
+            }
+        }
+        self.carry(now, now_ms);
         self.ask(now);
         self.prune(now_ms);
         self.publish_view();
     }
 
     fn transact(&mut self, inputs: Vec<Input>, now: Duration, now_ms: i64) -> Result<(), StoreError> {
-        let Self { config, store, out, boxes, counters, connected, .. } = self;
+        let Self { config, store, out, boxes, counters, connected, carried, .. } = self;
         // Cursors are read before the transaction borrows the store.
         for input in &inputs {
             if let Input::Message { topic, .. } = input
@@ -199,11 +236,12 @@ impl Ingest {
             None
         };
         let batch = store.batch()?;
-        let mut work = Work { config, batch: &batch, boxes, counters, now, now_ms };
+        let mut work = Work { config, batch: &batch, boxes, counters, carried, now, now_ms };
         for input in inputs {
             match input {
                 Input::Connected => {
                     *connected = true;
+                    work.carried.unsent();
                     let n = number.unwrap_or(0);
                     let ctl =
                         Ctl { v: 1, on: true, srv: work.config.name.to_string(), n, w: Some(work.config.window_s) };
@@ -215,6 +253,7 @@ impl Ingest {
                     work.every_box(|| presence::Event::Blind)?;
                 }
                 Input::Message { topic, payload, retain } => work.message(&topic, &payload, retain)?,
+                Input::Ask(..) => {}
             }
         }
         if *connected {
@@ -279,6 +318,7 @@ impl Ingest {
         shared.connected = self.connected;
         shared.store_ok = self.store_ok;
         shared.counters = self.counters;
+        shared.pacer = self.carried.pacer();
         for (id, tracked) in &self.boxes {
             shared.boxes.insert(id.clone(), tracked.view(self.start));
         }
@@ -291,6 +331,7 @@ struct Work<'a> {
     batch: &'a Batch<'a>,
     boxes: &'a mut BTreeMap<BoxId, Tracked>,
     counters: &'a mut Counters,
+    carried: &'a mut Carried,
     now: Duration,
     now_ms: i64,
 }
@@ -361,7 +402,14 @@ impl Work<'_> {
                 self.presence(id, event)?;
                 if birth && self.boxes.get_mut(id).is_some_and(|tracked| tracked.born(&state.life)) {
                     let mode = state.mode.map(fleet_protocol::payload::Mode::key);
-                    self.batch.birth(id, state.hb, state.ka, mode, state.fw.as_deref())?;
+                    let ring = state.ring.as_deref().and_then(|ring| FleetId::new(ring).ok());
+                    let said = ring.as_ref().map(FleetId::as_str);
+                    self.batch.birth(id, state.hb, state.ka, mode, state.fw.as_deref(), said)?;
+                    if let (Some(ring), Some(tracked)) = (ring, self.boxes.get_mut(id)) {
+                        tracked.ring = ring;
+                    }
+                    let ring = self.boxes.get(id).map(|tracked| tracked.ring.clone());
+                    self.carried.born(self.batch, id, ring.as_ref(), self.now_ms)?;
                 }
                 Ok(self.batch.seen(id, None, self.now_ms)?)
             }
@@ -383,10 +431,23 @@ impl Work<'_> {
                 if event.body.sev != *severity {
                     return Err(PayloadError::Range("sev").into());
                 }
-                self.durable(id, Durable::Events, &Record::Event(&event))
+                self.durable(id, Durable::Events, &Record::Event(&event))?;
+                if event.body.id == id::DECOMMISSIONED {
+                    tracing::warn!(box_id = %id, "box has left the fleet: revoke its certificate at the broker");
+                    self.batch.retire(id)?;
+                    self.presence(id, presence::Event::Retire)?;
+                }
+                Ok(())
             }
-            // Shadow, command results and logs belong to later work.
-            Leaf::Reported | Leaf::Result(_) | Leaf::Log(_) => Ok(()),
+            Leaf::Result(cid) => {
+                let res = Res::parse(payload)?;
+                if res.cid != *cid {
+                    return Err(PayloadError::Range("cid").into());
+                }
+                Ok(self.carried.result(self.batch, id, &res, self.now_ms)?)
+            }
+            // Shadow and logs belong to later work.
+            Leaf::Reported | Leaf::Log(_) => Ok(()),
             Leaf::Command(_) | Leaf::Want | Leaf::Ack => Ok(()),
         }
     }

@@ -1,8 +1,10 @@
 //! `millrace-controller`: the reference fleet controller. Hears boxes over MQTT, keeps what they say, tells them what
 //! is kept, and answers over HTTP. Never signs an order.
 
+mod asks;
 mod config;
 mod cursor;
+mod enrol;
 mod http;
 mod ingest;
 mod limit;
@@ -18,8 +20,9 @@ use service::{Exit, ExitReason, Heartbeats, Shutdown};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use asks::Asks;
 use config::Config;
-use ingest::{Ingest, Shared};
+use ingest::{Ingest, Issuer, Keys, Pacer, Shared};
 use mqtt::Wire;
 use store::{Reader, Store};
 
@@ -61,18 +64,38 @@ fn main() -> Exit {
         Ok(tls) => tls,
         Err(error) => return Exit::because(ExitReason::Config, error),
     };
+    let keys = match keys(&config) {
+        Ok(keys) => keys,
+        Err(error) => return Exit::because(ExitReason::Config, error),
+    };
     if arguments.check {
         tracing::info!(path = %arguments.config.display(), "configuration is valid");
         return Exit::stopped();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run(config, tls)),
+        Ok(runtime) => runtime.block_on(run(config, tls, keys)),
         Err(error) => Exit::because(ExitReason::Software, error),
     }
 }
 
-async fn run(config: Config, tls: Arc<rustls::ClientConfig>) -> Exit {
+/// A key of the controller's own cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum KeyError {
+    #[error(transparent)]
+    Pacer(#[from] ingest::PacerError),
+    #[error(transparent)]
+    Issuer(#[from] ingest::IssuerError),
+}
+
+/// The two keys that are this program's own: neither signs an order.
+fn keys(config: &Config) -> Result<Keys, KeyError> {
+    let pacer = config.campaigns.pacer_key.as_deref().map(Pacer::read).transpose()?;
+    let issuer = config.enrol.as_ref().map(Issuer::read).transpose()?;
+    Ok(Keys { pacer, issuer })
+}
+
+async fn run(config: Config, tls: Arc<rustls::ClientConfig>, keys: Keys) -> Exit {
     let shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return Exit::because(ExitReason::Software, error),
@@ -92,7 +115,7 @@ async fn run(config: Config, tls: Arc<rustls::ClientConfig>) -> Exit {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let (outputs, to_wire) = mpsc::channel(OUTPUTS);
     let (inputs, from_wire) = std::sync::mpsc::sync_channel(ingest::QUEUE);
-    let ingest = match Ingest::new(config.clone(), store, outputs, Arc::clone(&shared)) {
+    let ingest = match Ingest::new(config.clone(), store, keys, outputs, Arc::clone(&shared)) {
         Ok(ingest) => ingest,
         Err(error) => return Exit::because(ExitReason::Unavailable, error),
     };
@@ -111,8 +134,18 @@ async fn run(config: Config, tls: Arc<rustls::ClientConfig>) -> Exit {
 
     let beats = Arc::new(Heartbeats::default());
     let beat = beats.register("wire", HANG);
+    let asks = Arc::new(Asks::new(inputs.clone()));
+    let endpoint = match &config.enrol {
+        Some(enrol) => match enrol::Endpoint::open(enrol).await {
+            Ok(endpoint) => Some(endpoint),
+            Err(error) => return Exit::because(ExitReason::Unavailable, error),
+        },
+        None => None,
+    };
+    let enrolling = endpoint.map(|endpoint| tokio::spawn(endpoint.run(Arc::clone(&asks))));
+    let fleet = config.fleet.to_string();
     let mut wire = tokio::spawn(Wire::new(config, tls, inputs).run(to_wire, beat, shutdown.token()));
-    let api = http::routes(http::Api::new(reader, shared));
+    let api = http::routes(http::Api::new(reader, shared, Arc::clone(&asks), fleet));
     let mut api = tokio::spawn(async move { axum::serve(listener, api).await });
     service::notify_ready();
 
@@ -134,10 +167,14 @@ async fn run(config: Config, tls: Arc<rustls::ClientConfig>) -> Exit {
     };
     service::notify_stopping();
     api.abort();
+    if let Some(enrolling) = enrolling {
+        enrolling.abort();
+    }
+    asks.close();
     if exit.is_none() && tokio::time::timeout(DRAIN, &mut wire).await.is_err() {
         tracing::warn!("broker did not take our leave in time");
     }
-    // The wire holds the only sender: with it gone the thread commits what it has and ends.
+    // The wire holds the last sender: with it gone the thread commits what it has and ends.
     wire.abort();
     let deadline = tokio::time::Instant::now() + DRAIN;
     while !thread.is_finished() && tokio::time::Instant::now() < deadline {

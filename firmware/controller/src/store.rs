@@ -3,6 +3,7 @@
 //! Every durable record is unique by (box, epoch, q), so a record that comes twice is stored once. Nothing is
 //! acknowledged before the transaction that stores it has been committed.
 
+mod fleet;
 mod read;
 
 use std::path::Path;
@@ -13,12 +14,13 @@ use fleet_protocol::{BoxId, Epoch, FleetId};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde_json::{Map, Value};
 
+pub(crate) use fleet::{OrderAt, StoredCampaign, StoredOrder};
 pub(crate) use read::Reader;
 
 use crate::cursor::Cursor;
 
 /// Version of the schema below; a database of a later one is refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -56,6 +58,28 @@ CREATE TABLE cursors (
 ) WITHOUT ROWID;
 ";
 
+/// What came with version 2: orders, campaigns, claims.
+const SECOND: &str = "
+ALTER TABLE boxes ADD COLUMN ring TEXT;
+CREATE TABLE orders (
+  cid TEXT PRIMARY KEY, op TEXT NOT NULL, at_ms INTEGER NOT NULL, exp_ms INTEGER NOT NULL, envelope BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX orders_by_time ON orders (at_ms);
+CREATE TABLE order_boxes (
+  cid TEXT NOT NULL, box TEXT NOT NULL, st TEXT, pct INTEGER, code TEXT, reason TEXT, at_ms INTEGER NOT NULL,
+  e TEXT, q INTEGER NOT NULL, PRIMARY KEY (cid, box)
+) WITHOUT ROWID;
+CREATE TABLE campaigns (
+  name TEXT PRIMARY KEY, cid TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, plan BLOB NOT NULL, pace TEXT NOT NULL,
+  state TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE claims (
+  serial TEXT NOT NULL, token TEXT PRIMARY KEY, box TEXT NOT NULL UNIQUE, ring TEXT NOT NULL, at_ms INTEGER NOT NULL,
+  exp_ms INTEGER NOT NULL, used_ms INTEGER, spki TEXT, chain TEXT
+) WITHOUT ROWID;
+CREATE INDEX claims_by_serial ON claims (serial);
+";
+
 /// Why the store refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -76,6 +100,7 @@ pub(crate) struct KnownBox {
     pub(crate) life: Option<Life>,
     pub(crate) heartbeat_s: Option<u32>,
     pub(crate) keepalive_s: Option<u32>,
+    pub(crate) ring: Option<String>,
 }
 
 /// The writing side.
@@ -93,14 +118,13 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match version {
-            0 => {
-                connection
-                    .execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
-            }
-            SCHEMA_VERSION => {}
+        let missing = match version {
+            0 => format!("{SCHEMA}{SECOND}"),
+            1 => SECOND.to_owned(),
+            SCHEMA_VERSION => String::new(),
             newer => return Err(StoreError::Newer(newer)),
-        }
+        };
+        connection.execute_batch(&format!("BEGIN; {missing} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
         Ok(Self { connection })
     }
 
@@ -118,20 +142,21 @@ impl Store {
     /// Every box.
     pub(crate) fn boxes(&self) -> Result<Vec<KnownBox>, StoreError> {
         let mut query = self.connection.prepare(
-            "SELECT box, fleet, retired, epoch, boot, connection, heartbeat_s, keepalive_s FROM boxes ORDER BY box",
+            "SELECT box, fleet, retired, epoch, boot, connection, heartbeat_s, keepalive_s, ring FROM boxes ORDER BY box",
         )?;
         let rows = query.query_map([], |row| {
             let life = (|| {
                 let e = Epoch::new(row.get::<_, Option<String>>(3).ok()??).ok()?;
                 Some(Life { e, b: unsigned(row.get(4).ok()?), n: unsigned(row.get(5).ok()?) })
             })();
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?, life, row.get(6)?, row.get(7)?))
+            let periods = (row.get(6)?, row.get(7)?);
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?, life, periods, row.get(8)?))
         })?;
         let mut boxes = Vec::new();
         for row in rows {
-            let (id, fleet, retired, life, heartbeat_s, keepalive_s) = row?;
+            let (id, fleet, retired, life, (heartbeat_s, keepalive_s), ring) = row?;
             if let (Ok(id), Ok(fleet)) = (BoxId::new(id), FleetId::new(fleet)) {
-                boxes.push(KnownBox { id, fleet, retired, life, heartbeat_s, keepalive_s });
+                boxes.push(KnownBox { id, fleet, retired, life, heartbeat_s, keepalive_s, ring });
             }
         }
         Ok(boxes)
@@ -225,10 +250,12 @@ impl Batch<'_> {
         keepalive_s: Option<u32>,
         mode: Option<&str>,
         fw: Option<&str>,
+        ring: Option<&str>,
     ) -> Result<(), StoreError> {
         self.run(
-            "UPDATE boxes SET heartbeat_s = ?, keepalive_s = ?, mode = coalesce(?, mode), fw = coalesce(?, fw) WHERE box = ?",
-            params![heartbeat_s, keepalive_s, mode, fw, id.as_str()],
+            "UPDATE boxes SET heartbeat_s = ?, keepalive_s = ?, mode = coalesce(?, mode), fw = coalesce(?, fw),
+               ring = coalesce(?, ring) WHERE box = ?",
+            params![heartbeat_s, keepalive_s, mode, fw, ring, id.as_str()],
         )
     }
 
@@ -335,7 +362,7 @@ impl Batch<'_> {
         )
     }
 
-    fn run(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), StoreError> {
+    pub(super) fn run(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), StoreError> {
         self.transaction.prepare_cached(sql)?.execute(values)?;
         Ok(())
     }

@@ -267,6 +267,9 @@ pub struct OrderBox {
 /// `GET /api/campaigns`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CampaignList {
+    /// The public half of the key that sets the pace; without it the controller takes no campaign.
+    #[serde(default)]
+    pub pacer: Option<String>,
     /// At most twenty.
     pub campaigns: Vec<Campaign>,
 }

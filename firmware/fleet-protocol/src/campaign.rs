@@ -164,6 +164,9 @@ pub struct Pace {
     pub opened: Vec<i64>,
     /// Nobody begins, and nobody installs.
     pub halt: bool,
+    /// Who failed before this moment no longer counts: a person saw it and went on, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i64>,
     /// Why it is halted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -194,7 +197,7 @@ struct Roll {
 }
 
 /// A campaign as a box has it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rolling {
     /// What was planned.
     pub plan: Campaign,
@@ -328,7 +331,7 @@ impl Pace {
     /// The pace before the first ring is opened.
     #[must_use]
     pub fn new(cid: &str) -> Self {
-        Self { v: 1, cid: cid.to_owned(), n: 1, opened: Vec::new(), halt: false, why: None }
+        Self { v: 1, cid: cid.to_owned(), n: 1, opened: Vec::new(), halt: false, forgiven: None, why: None }
     }
 
     /// Read a signed pace of this plan.

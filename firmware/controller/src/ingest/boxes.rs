@@ -27,6 +27,8 @@ pub(crate) struct View {
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) fleet: FleetId,
+    /// Its rollout ring, as it says or was enrolled.
+    pub(crate) ring: FleetId,
     /// Its row is not committed yet.
     pub(crate) fresh: bool,
     pub(crate) presence: Tracker,
@@ -54,6 +56,7 @@ impl Tracked {
     pub(crate) fn new(fleet: FleetId) -> Self {
         Self {
             fleet,
+            ring: FleetId::new("all").expect("`all` is a name"),
             fresh: true,
             presence: Tracker::default(),
             since: None,
@@ -83,7 +86,16 @@ impl Tracked {
         }
         // A birth of the same life was seen before this start; its periods are known.
         let birth_seen = known.heartbeat_s.is_some();
-        Self { fresh: false, presence, epoch, cursors: None, birth_seen, ..Self::new(known.fleet) }
+        let mut this = Self::new(known.fleet);
+        if let Some(ring) = known.ring.and_then(|ring| FleetId::new(ring).ok()) {
+            this.ring = ring;
+        }
+        Self { fresh: false, presence, epoch, cursors: None, birth_seen, ..this }
+    }
+
+    /// Whether it has left the fleet.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.presence.state() == Presence::Retired
     }
 
     pub(crate) fn limit(&mut self, class: &'static str, now: Duration) -> &mut Limit {

@@ -29,7 +29,7 @@ impl Bench {
         let reader = Reader::open(&config.database).unwrap();
         let (sender, out) = mpsc::channel(64);
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let ingest = Ingest::new(config, store, sender, Arc::clone(&shared)).unwrap();
+        let ingest = Ingest::new(config, store, Keys::default(), sender, Arc::clone(&shared)).unwrap();
         let mut bench = Self { ingest, reader, out, shared, now: 0 };
         bench.step(vec![Input::Connected], 0);
         bench.sent();

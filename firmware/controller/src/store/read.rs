@@ -19,7 +19,7 @@ const EVENTS_MAX: u32 = 1000;
 /// A read-only connection.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 const EVENT_COLUMNS: &str = "events.box, events.q, events.at_ms, events.t, events.id, events.sev, events.op,
@@ -43,7 +43,7 @@ impl Reader {
                (SELECT count(*) FROM alarms WHERE alarms.box = boxes.box AND open),
                (SELECT id FROM alarms WHERE alarms.box = boxes.box AND open
                 ORDER BY CASE sev WHEN 'crit' THEN 0 WHEN 'err' THEN 1 WHEN 'warn' THEN 2 ELSE 3 END, id LIMIT 1)
-             FROM boxes WHERE ?1 IS NULL OR box = ?1 ORDER BY box",
+               , ring FROM boxes WHERE ?1 IS NULL OR box = ?1 ORDER BY box",
         )?;
         let rows = query.query_map([only], |row| {
             let retired: bool = row.get(5)?;
@@ -55,7 +55,7 @@ impl Reader {
                 last_seen_ms: row.get(2)?,
                 mode: row.get(3)?,
                 fw: row.get(4)?,
-                ring: None,
+                ring: row.get(8)?,
                 decommissioned: retired,
                 ok: None,
                 sessions_active: None,

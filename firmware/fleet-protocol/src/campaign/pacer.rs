@@ -77,27 +77,25 @@ pub enum Step {
     Done,
 }
 
-/// How a box of an open ring counts; `ring_opened` is when that was.
+/// How a box counts.
 #[must_use]
-pub fn counts(plan: &Campaign, known: &Known, ring_opened: Option<i64>, now_ms: i64) -> Counts {
-    let Some(opened) = ring_opened else { return Counts::Waiting };
+pub fn counts(plan: &Campaign, pace: &Pace, known: &Known, now_ms: i64) -> Counts {
+    let Some(opened) = plan.ring_of(&known.id).and_then(|ring| pace.opened.get(ring)) else { return Counts::Waiting };
     let begins = opened.saturating_add(plan.moment_ms(&known.id));
     let patience = hours_ms(plan.gate.timeout_h);
+    let failed = |at: i64| if pace.forgiven.is_some_and(|until| at <= until) { Counts::Absent } else { Counts::Failed };
     match known.answer {
         Some(_) if known.deferred => Counts::Absent,
         Some((Standing::Done, _)) => Counts::Done,
         Some((Standing::Superseded | Standing::Expired, _)) => Counts::Absent,
-        Some((Standing::Failed | Standing::Rejected | Standing::Reverted, _)) => Counts::Failed,
+        Some((Standing::Failed | Standing::Rejected | Standing::Reverted, at)) => failed(at),
         // Progress is a sign of life; a box that says nothing more is not well.
         Some((Standing::Accepted | Standing::Running, at)) => {
-            if now_ms > at.saturating_add(patience) {
-                Counts::Failed
-            } else {
-                Counts::Running
-            }
+            let late = at.saturating_add(patience);
+            if now_ms > late { failed(late) } else { Counts::Running }
         }
         None if now_ms <= begins.saturating_add(patience) => Counts::Waiting,
-        None if known.seen_ms.is_some_and(|seen| seen >= begins) => Counts::Failed,
+        None if known.seen_ms.is_some_and(|seen| seen >= begins) => failed(begins.saturating_add(patience)),
         None => Counts::Absent,
     }
 }
@@ -108,9 +106,8 @@ pub fn tally(plan: &Campaign, pace: &Pace, boxes: &[Known], now_ms: i64) -> Vec<
     let mut rings = vec![Tally::default(); plan.rings.len()];
     for known in boxes {
         let Some(ring) = plan.ring_of(&known.id) else { continue };
-        let opened = pace.opened.get(ring).copied();
         let Some(tally) = rings.get_mut(ring) else { continue };
-        let counted = counts(plan, known, opened, now_ms);
+        let counted = counts(plan, pace, known, now_ms);
         let slot = match counted {
             Counts::Waiting => &mut tally.waiting,
             Counts::Running => &mut tally.running,
@@ -155,10 +152,10 @@ pub fn step(plan: &Campaign, pace: &Pace, boxes: &[Known], now_ms: i64) -> Step 
     if open == plan.rings.len() { Step::Done } else { opened(pace, now_ms) }
 }
 
-/// A person lets a halted campaign go on.
+/// A person lets a halted campaign go on; what failed so far is forgiven, and the same again halts it again.
 #[must_use]
-pub fn resumed(pace: &Pace) -> Pace {
-    Pace { n: pace.n + 1, halt: false, why: None, ..pace.clone() }
+pub fn resumed(pace: &Pace, now_ms: i64) -> Pace {
+    Pace { n: pace.n + 1, halt: false, forgiven: Some(now_ms), why: None, ..pace.clone() }
 }
 
 /// A person halts it.

@@ -212,11 +212,14 @@ fn a_version_that_fails_one_in_three_is_halted_among_the_canaries_and_nobody_ins
     assert_eq!(late, 0, "installed while halted");
     assert!(sim.boxes.iter().any(|this| matches!(this.answer, Some((Standing::Running, _)))), "nobody was staged");
     // A person looks, and lets it go on: those who were staged go on from there.
-    sim.pace = pacer::resumed(&sim.pace);
+    sim.pace = pacer::resumed(&sim.pace, sim.now);
     sim.said.push((sim.now, sim.pace.clone()));
     sim.tick();
     sim.tick();
-    assert!(sim.installed() > before);
+    assert!(sim.installed() > before && !sim.pace.halt, "{:?}", sim.pace);
+    // More of the same, and it is halted again.
+    sim.run(24 * 20);
+    assert!(sim.pace.halt && sim.pace.opened.len() <= 3, "{:?}", sim.pace);
 }
 
 #[test]
