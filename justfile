@@ -91,9 +91,15 @@ image profile="x86" *args: build
 image-test *args: build
     image/test.sh {{ args }}
 
-# The same, then power cuts at random moments (hours)
+# The same, then power cuts at random moments, the media that install, the other forms, two builds compared (hours)
 image-test-long *args: build
     image/test.sh {{ args }} --long
+    image/build.sh installer,x86,test 0.1.0 --built
+    image/build.sh factory,x86,test 0.1.0 --built
+    tests/image/installer.sh x86,test 0.1.0 several occupied foreign factory install again
+    image/build.sh x86-nvidia,test && tests/image/forms.sh nvidia
+    image/build.sh x86,dev && tests/image/forms.sh dev
+    tests/image/reproducible.sh
 
 # A release of an image, ready to be signed: `just image-release x86 1.2.0 release/`
 image-release profile version out *args: build
