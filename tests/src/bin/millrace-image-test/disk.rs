@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind, Read, Write as _};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -64,6 +64,40 @@ struct State {
     cache: BTreeMap<u64, Block>,
     connected: bool,
     flushes: u64,
+    record: Option<Record>,
+}
+
+/// Everything that was written below an offset, and every flush, in order.
+#[derive(Debug)]
+struct Record {
+    file: BufWriter<File>,
+    below: u64,
+}
+
+/// One entry of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Bytes, and where they went.
+    Write(u64, Vec<u8>),
+    /// All before it is durable.
+    Flush,
+}
+
+/// Read a record, entry by entry, up to its end or where it breaks off.
+pub(crate) fn read_record(file: &Path) -> Result<impl Iterator<Item = Entry>> {
+    let mut file = BufReader::with_capacity(1 << 20, File::open(file)?);
+    Ok(std::iter::from_fn(move || {
+        let mut head = [0; 12];
+        file.read_exact(&mut head).ok()?;
+        let (offset, length) = head.split_at(8);
+        let length = usize::try_from(u32::from_be_bytes(length.try_into().ok()?)).ok()?;
+        if length == 0 {
+            return Some(Entry::Flush);
+        }
+        let mut bytes = vec![0; length];
+        file.read_exact(&mut bytes).ok()?;
+        Some(Entry::Write(u64::from_be_bytes(offset.try_into().ok()?), bytes))
+    }))
 }
 
 /// What a cut cost.
@@ -94,6 +128,7 @@ impl Disk {
             cache: BTreeMap::new(),
             connected: false,
             flushes: 0,
+            record: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), gone: Condvar::new() });
         shared.state().forget()?;
@@ -134,6 +169,18 @@ impl Disk {
             }
         }
         Ok(lost)
+    }
+
+    /// From here on, put on record what is written below an offset.
+    pub(crate) fn record(&self, file: &Path, below: u64) -> Result<()> {
+        self.shared.state().record = Some(Record { file: BufWriter::with_capacity(1 << 20, File::create(file)?), below });
+        Ok(())
+    }
+
+    /// The record ends here.
+    pub(crate) fn end_record(&self) -> Result<()> {
+        let record = self.shared.state().record.take();
+        record.map_or(Ok(()), |mut record| Ok(record.file.flush()?))
     }
 
     /// Back to the first state. The emulator must be gone.
@@ -191,6 +238,9 @@ impl State {
 
     fn flush(&mut self) -> Result<()> {
         self.flushes += 1;
+        if let Some(record) = &mut self.record {
+            record.file.write_all(&[0; 12])?;
+        }
         for (number, block) in std::mem::take(&mut self.cache) {
             self.keep(number, &block)?;
         }
@@ -209,6 +259,11 @@ impl State {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(record) = self.record.as_mut().filter(|record| offset < record.below && !bytes.is_empty()) {
+            record.file.write_all(&offset.to_be_bytes())?;
+            record.file.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;
+            record.file.write_all(bytes)?;
+        }
         for_blocks(offset, bytes.len(), |number, inside, outside| {
             let from = bytes.get(outside).context("a part of the request")?;
             if !self.cache.contains_key(&number) {
@@ -260,7 +315,9 @@ fn converse(stream: &UnixStream, shared: &Shared) -> Result<()> {
         let mut head = [0; 28];
         match from.read_exact(&mut head) {
             // Switched off, or killed.
-            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return Ok(());
+            }
             read => read?,
         }
         let request = Request::read(&head)?;
@@ -359,6 +416,8 @@ mod tests {
         let first = dir.path().join("first.raw");
         fs::write(&first, vec![1; 16 * BLOCK]).unwrap();
         let disk = Disk::serve(&first, dir.path()).unwrap();
+        let record = dir.path().join("record");
+        disk.record(&record, 4096).unwrap();
         let mut stream = connect(&disk);
         request(&mut stream, 1, 0, &[2; 5000], 5000);
         request(&mut stream, 3, 0, &[], 0);
@@ -370,6 +429,9 @@ mod tests {
         drop(stream);
         let lost = disk.cut(&mut StdRng::seed_from_u64(1), 0).unwrap();
         assert_eq!((lost.unflushed, lost.kept_sectors, lost.flushes), (3, 0, 1));
+        disk.end_record().unwrap();
+        let record: Vec<Entry> = read_record(&record).unwrap().collect();
+        assert_eq!(record, [Entry::Write(0, vec![2; 5000]), Entry::Flush, Entry::Write(512, vec![3; 512])]);
         let mut stream = connect(&disk);
         let seen = request(&mut stream, 0, 0, &[], 16 * BLOCK);
         assert!(seen[..5000] == [2; 5000] && seen[5000..].iter().all(|byte| *byte == 1));

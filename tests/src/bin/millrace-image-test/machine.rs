@@ -290,7 +290,8 @@ impl Machine {
         let file = places.inside(file)?;
         let drive = json!({"node-name": "stick", "driver": "raw", "read-only": false, "file": {"driver": "file", "filename": file}});
         self.emulator_does("blockdev-add", &drive)?;
-        let device = json!({"driver": "usb-storage", "id": "stick", "drive": "stick", "bus": "usb.0", "removable": true});
+        let device =
+            json!({"driver": "usb-storage", "id": "stick", "drive": "stick", "bus": "usb.0", "removable": true});
         self.emulator_does("device_add", &device)
     }
 

@@ -10,12 +10,15 @@ use http::Uri;
 use livepeer::address::{Address, H256, keccak256};
 use livepeer::profile::{Profile, preset};
 use livepeer::signature::{Signature, SigningKey};
+use livepeer::units::Wei;
 use tokio::task::JoinHandle;
 
 use crate::site;
 
 /// Between attempts while the box does not serve.
 const AGAIN: Duration = Duration::from_millis(300);
+/// Most that it pays for a segment: tickets that all win must each be worth their redemption.
+const MOST_WEI: u64 = 1_000_000_000_000_000;
 /// The one rendition asked for.
 const PROFILE: &str = "P144p30fps16x9";
 
@@ -33,6 +36,8 @@ struct Tickets {
     /// Of segments that came back: the box took them.
     acknowledged: Vec<H256>,
     segments: u64,
+    /// Why the last stream ended.
+    ended: String,
 }
 
 impl Payer {
@@ -47,12 +52,30 @@ impl Payer {
         (tickets.acknowledged.clone(), tickets.segments)
     }
 
+    fn ended_with(&self, ended: String) {
+        let mut tickets = self.tickets();
+        if tickets.ended != ended {
+            eprintln!("image-test: the paying gateway: {ended}");
+            tickets.ended = ended;
+        }
+    }
+
+    /// Why the last stream ended.
+    pub(crate) fn ended(&self) -> String {
+        self.tickets().ended.clone()
+    }
+
     fn tickets(&self) -> MutexGuard<'_, Tickets> {
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pay and push, over and over, until the task is aborted.
-    pub(crate) fn push(self: &Arc<Self>, runtime: &tokio::runtime::Runtime, port: u16, dir: PathBuf) -> Result<Pushing> {
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        runtime: &tokio::runtime::Runtime,
+        port: u16,
+        dir: PathBuf,
+    ) -> Result<Pushing> {
         std::fs::create_dir_all(&dir)?;
         let clip = std::fs::read(site::clip())?;
         let mut uploads = Vec::new();
@@ -70,40 +93,48 @@ impl Payer {
         let this = Arc::clone(self);
         Ok(Pushing(runtime.spawn(async move {
             loop {
-                this.stream(&uri, &profile, &uploads).await;
+                let ended = this.stream(&uri, &profile, &uploads).await;
+                this.ended_with(ended);
                 tokio::time::sleep(AGAIN).await;
             }
         })))
     }
 
-    /// One stream, for as long as segments come back.
-    async fn stream(self: &Arc<Self>, uri: &Uri, profile: &Profile, uploads: &[Upload]) {
+    /// One stream, for as long as segments come back; why it ended.
+    async fn stream(self: &Arc<Self>, uri: &Uri, profile: &Profile, uploads: &[Upload]) -> String {
         let signer: Arc<dyn TicketSigner> = Arc::<Self>::clone(self);
         let gateway = Arc::new(Gateway::new(GatewayConfig {
             orchestrators: vec![uri.clone()],
             signer: Some(signer),
             chain: None,
-            limits: OfferLimits::default(),
+            limits: OfferLimits {
+                max_price: None,
+                max_ticket_value: Wei(MOST_WEI.into()),
+                max_segment_value: Wei(MOST_WEI.into()),
+            },
             verify: true,
             webhook: None,
             decoder: None,
         }));
         let profiles = vec![profile.clone()];
         let needed = needs(mpegts::VideoCodec::H264, &profiles);
-        let Ok(mut offers) = gateway.discover(&needed).await else { return };
+        let mut offers = match gateway.discover(&needed).await {
+            Ok(offers) => offers,
+            Err(error) => return error.to_string(),
+        };
         let (asked, offer) = offers.swap_remove(0);
-        let session =
-            Session::new(gateway, asked, offer, "power-cuts".to_owned(), profiles.into(), needed);
+        let session = Session::new(gateway, asked, offer, "power-cuts".to_owned(), profiles.into(), needed);
         for upload in uploads.iter().cycle() {
             self.tickets().sent.clear();
-            if session.transcode(upload).await.is_err() {
-                return;
+            if let Err(error) = session.transcode(upload).await {
+                return service::with_causes(&error);
             }
             let mut tickets = self.tickets();
             let sent = std::mem::take(&mut tickets.sent);
             tickets.acknowledged.extend(sent);
             tickets.segments += 1;
         }
+        "no segment to send".to_owned()
     }
 }
 

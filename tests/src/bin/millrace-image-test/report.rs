@@ -97,7 +97,10 @@ impl Report {
             fs::read(&kept).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         figures.extend(self.figures.clone());
         fs::write(&kept, serde_json::to_vec_pretty(&figures)?)?;
-        println!("{} (serial lines: serial*.log in the machines' directories there)", work.join("result.json").display());
+        println!(
+            "{} (serial lines: serial*.log in the machines' directories there)",
+            work.join("result.json").display()
+        );
         Ok(())
     }
 }

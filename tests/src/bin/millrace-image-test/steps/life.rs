@@ -22,7 +22,11 @@ const VAR: &str = "cryptsetup luksUUID /dev/disk/by-partlabel/millrace-var";
 /// All of it, on a box of its own.
 pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
     lab.machine = None;
-    let later = ["a hang is ended by the hardware watchdog", "a factory reset leaves nothing", "provisioned by the firmware's credential"];
+    let later = [
+        "a hang is ended by the hardware watchdog",
+        "a factory reset leaves nothing",
+        "provisioned by the firmware's credential",
+    ];
     let begun = report.check("a stick plugged into a waiting box provisions it", |_| by_stick(lab));
     let Some((mut machine, mut parts)) = begun else { return report.skip(&later, "the box was not provisioned") };
     report.check(later[0], |_| hang(&mut machine));
@@ -86,7 +90,11 @@ fn hang(machine: &mut Machine) -> Result<((), String)> {
     // Its answer may never come: the file is written, and that is the last thing that happens.
     let _ = machine.try_run("sync; echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze; sleep 600", Duration::from_secs(5));
     let hello = machine.boot(Some(&before), BOOT)?;
-    ensure!(!machine.serial().contains("reboot: Restarting system"), "it restarted in order: {}", crate::machine::tail(&machine.serial(), 6));
+    ensure!(
+        !machine.serial().contains("reboot: Restarting system"),
+        "it restarted in order: {}",
+        crate::machine::tail(&machine.serial(), 6)
+    );
     machine.until("systemctl is-active --quiet millrace-node && systemctl is-active --quiet millrace-health", READY)?;
     Ok(((), format!("{}; version {} came up again and works", armed.replace('\n', ", "), hello.version)))
 }
@@ -94,7 +102,10 @@ fn hang(machine: &mut Machine) -> Result<((), String)> {
 fn reset(machine: &mut Machine) -> Result<((), String)> {
     let before = machine.hello().context("the box is not up")?;
     let var = machine.run(VAR, COMMAND)?;
-    machine.run("test -e /var/lib/millrace-site/credstore/device-key && echo kept >/var/lib/millrace-site/mark && sync", COMMAND)?;
+    machine.run(
+        "test -e /var/lib/millrace-site/credstore/device-key && echo kept >/var/lib/millrace-site/mark && sync",
+        COMMAND,
+    )?;
     // The answer may be lost to the restart.
     let said = machine.try_run("millrace-update reset --yes", READY);
     match machine.next_boot(&before, BOOT)? {
@@ -124,7 +135,8 @@ fn by_credential(lab: &Lab, parts: &mut Parts) -> Result<((), String)> {
     let mut machine = parts.start(&lab.places)?;
     machine.boot(None, BOOT)?;
     machine.until("systemctl is-active --quiet millrace-node && systemctl is-active --quiet millrace-fleet", READY)?;
-    let from = machine.run("journalctl -b -u millrace-provision -o cat | grep -o '/[^ ]*millrace.provision' | head -n 1", COMMAND)?;
+    let from = machine
+        .run("journalctl -b -u millrace-provision -o cat | grep -o '/[^ ]*millrace.provision' | head -n 1", COMMAND)?;
     serves(lab, &machine)?;
     Ok(((), format!("from {}; it serves", from.trim())))
 }

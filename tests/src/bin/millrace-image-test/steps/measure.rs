@@ -26,7 +26,8 @@ const SECTOR: f64 = 512.0;
 
 /// All of it; the machine of `serve` must be on.
 pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
-    let names = ["measured: a later boot", "measured: bytes written at rest", "measured: bytes written while it serves"];
+    let names =
+        ["measured: a later boot", "measured: bytes written at rest", "measured: bytes written while it serves"];
     let Some(mut machine) = lab.machine.take() else { return report.skip(&names, "the box does not serve") };
     if report.check(names[0], |report| later_boot(&mut machine, report)).is_some() {
         report.check(names[1], |report| at_rest(&mut machine, report));
@@ -41,7 +42,8 @@ fn later_boot(machine: &mut Machine, report: &mut Report) -> Result<((), String)
     let before = machine.hello().context("the box is not up")?;
     machine.run("sync; systemctl --no-block reboot", COMMAND)?;
     machine.boot(Some(&before), BOOT)?;
-    machine.until("systemctl is-active --quiet multi-user.target && systemctl is-active --quiet millrace-health", READY)?;
+    machine
+        .until("systemctl is-active --quiet multi-user.target && systemctl is-active --quiet millrace-health", READY)?;
     let analysed = machine.until("systemd-analyze | head -n 1", READY)?;
     let used = machine.run(
         "cd /sys/fs/cgroup; for part in init.scope system.slice millrace.slice; do \
@@ -63,9 +65,12 @@ fn later_boot(machine: &mut Machine, report: &mut Report) -> Result<((), String)
     report.figure("later_boot_cpu_s", json!(seconds));
     report.figure("emulation_slower_by", slower);
     report.figure("later_boot_cpu_s_on_this_processor", whole / slower);
-    Ok(((), format!(
-        "{analysed}; {whole:.0} CPU seconds from kernel to health, {ours:.1} of them in our units; this emulation is {slower:.1} times slower than its processor"
-    )))
+    Ok((
+        (),
+        format!(
+            "{analysed}; {whole:.0} CPU seconds from kernel to health, {ours:.1} of them in our units; this emulation is {slower:.1} times slower than its processor"
+        ),
+    ))
 }
 
 /// How much longer than this processor the emulated one takes for the same sum, as processor time.
@@ -106,8 +111,12 @@ fn between(before: &Written, after: &Written) -> (f64, String) {
     let grown = |name: &str, now: f64| now - before.by.get(name).copied().unwrap_or(0.0);
     let mut who: Vec<(f64, &str)> = after.by.iter().map(|(name, now)| (grown(name, *now), name.as_str())).collect();
     who.sort_by(|one, other| other.0.total_cmp(&one.0));
-    let who: Vec<String> =
-        who.iter().take(4).filter(|(bytes, _)| *bytes > 0.0).map(|(bytes, name)| format!("{name} {:.0} kB", bytes / 1e3)).collect();
+    let who: Vec<String> = who
+        .iter()
+        .take(4)
+        .filter(|(bytes, _)| *bytes > 0.0)
+        .map(|(bytes, name)| format!("{name} {:.0} kB", bytes / 1e3))
+        .collect();
     ((after.bytes - before.bytes) / (after.at - before.at).max(1.0) * DAY, who.join(", "))
 }
 
@@ -121,7 +130,10 @@ fn at_rest(machine: &mut Machine, report: &mut Report) -> Result<((), String)> {
     let after = written(machine)?;
     let (per_day, who) = between(&before, &after);
     report.figure("written_at_rest_bytes_per_day", per_day.round());
-    report.figure("written_at_rest_seen", format!("{} bytes in {:.0} s", after.bytes - before.bytes, after.at - before.at));
+    report.figure(
+        "written_at_rest_seen",
+        format!("{} bytes in {:.0} s", after.bytes - before.bytes, after.at - before.at),
+    );
     report.figure("written_at_rest_by", who.clone());
     let said = format!("{:.1} MB a day, from {:.0} s; {who}", per_day / 1e6, after.at - before.at);
     ensure!(per_day <= TARGET_PER_DAY, "{said}");
@@ -139,5 +151,13 @@ fn serving(lab: &Lab, machine: &mut Machine, report: &mut Report) -> Result<((),
     report.figure("written_serving_bytes_per_day", per_day.round());
     report.figure("written_serving_bytes_per_segment", each.round());
     report.figure("written_serving_by", who.clone());
-    Ok(((), format!("{:.0} MB a day with one stream ({} segments, {:.1} kB each); {who}", per_day / 1e6, pushed.done, each / 1e3)))
+    Ok((
+        (),
+        format!(
+            "{:.0} MB a day with one stream ({} segments, {:.1} kB each); {who}",
+            per_day / 1e6,
+            pushed.done,
+            each / 1e3
+        ),
+    ))
 }

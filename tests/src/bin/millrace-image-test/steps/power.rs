@@ -5,6 +5,7 @@
 //! every cut: it boots, its root is verified, `/var` opens, it serves.
 
 mod box_state;
+mod replay;
 mod tickets;
 mod updates;
 
@@ -13,10 +14,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
-use rand::Rng as _;
 use serde_json::{Value, json};
 
 use crate::report::Report;
@@ -52,6 +53,11 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report, next: &str, plan: Plan) {
     if plan.updates {
         report.check("power cuts during an update: one version or the other, and it serves", |report| {
             let done = updates::run(lab, &mut subject, report, next, plan)?;
+            Ok(((), done))
+        });
+        report.check("power cuts at any moment of an update, from what it wrote: a whole version starts", |report| {
+            let done = replay::run(lab, &subject.first(), &updates::record(lab), next, plan)?;
+            report.figure("power_cuts_replayed", done.clone());
             Ok(((), done))
         });
     }

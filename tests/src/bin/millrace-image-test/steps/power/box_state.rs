@@ -66,6 +66,16 @@ impl Subject {
         Ok(subject)
     }
 
+    /// The disk in its first state.
+    pub(crate) fn first(&self) -> PathBuf {
+        self.dir.join("first/disk.raw")
+    }
+
+    /// Its disk.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
     /// Back to the first state; the machine must be off.
     pub(crate) fn reset(&self) -> Result<()> {
         self.disk.reset()?;
@@ -103,7 +113,8 @@ impl Subject {
         ensure!(versions.contains(&version.as_str()), "version {version} came up");
         let root = machine.run("veritysetup status root; findmnt -no SOURCE /var", COMMAND)?;
         ensure!(root.contains("verified") && root.contains("/dev/mapper/var"), "{root}");
-        let errors = machine.try_run("dmesg | grep -E 'EXT4-fs error|EXT4-fs warning|I/O error|is corrupted'", COMMAND)?;
+        let errors =
+            machine.try_run("dmesg | grep -E 'EXT4-fs error|EXT4-fs warning|I/O error|is corrupted'", COMMAND)?;
         ensure!(errors.status != 0, "the disk suffered: {}", errors.text);
         let took = begun.elapsed();
         let refused = machine.run("millrace-update status | grep '^refused' || true", COMMAND)?;
@@ -139,6 +150,7 @@ fn healthy(machine: &mut Machine) -> Result<()> {
 }
 
 fn status(machine: &mut Machine) -> String {
-    let script = "systemctl --failed --plain --no-legend; systemctl list-jobs; journalctl -b -p warning -n 8 -o cat --no-pager";
+    let script =
+        "systemctl --failed --plain --no-legend; systemctl list-jobs; journalctl -b -p warning -n 8 -o cat --no-pager";
     machine.try_run(script, COMMAND).map_or_else(|error| error.to_string(), |said| crate::machine::tail(&said.text, 20))
 }

@@ -26,10 +26,11 @@ use crate::steps::{BOOT, COMMAND, Lab, READY};
 
 const KIND: &str = "tickets";
 const NUMBER: u64 = 2;
-/// What a ticket pays, and is worth: each wins.
-const FACE_VALUE_WEI: u64 = 1_000_000_000_000;
+/// What a ticket pays. It is worth one wei less: a gateway buys none that always win, and one of these does not in ten
+/// million million.
+const FACE_VALUE_WEI: u64 = 20_000_000_000_000;
 /// Some eight tickets for a second of the one small rendition.
-const PRICE_WEI: u64 = 7_000_000;
+const PRICE_WEI: u64 = 140_000_000;
 /// Longer than the test.
 const ROUND_LENGTH: u64 = 5_000;
 /// Seconds of streaming after the first acknowledged segment in which a cut falls.
@@ -57,7 +58,12 @@ pub(super) fn run(lab: &Lab, subject: &mut Subject, plan: Plan) -> Result<String
         let pushing = payer.push(&runtime, machine.port(), payer::directory(&lab.work))?;
         let begun = Instant::now();
         while payer.acknowledged().0.len() == before {
-            ensure!(begun.elapsed() < READY, "cut {number}: no segment came back within {READY:?}: {}", told(&mut machine));
+            ensure!(
+                begun.elapsed() < READY,
+                "cut {number}: no segment came back within {READY:?}: {}; {}",
+                payer.ended(),
+                told(&mut machine)
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(STREAMED.mul_f64(share) + Duration::from_millis(chance.gen_range(0..200)));
@@ -71,9 +77,19 @@ pub(super) fn run(lab: &Lab, subject: &mut Subject, plan: Plan) -> Result<String
         let kept = winners(&mut running)?;
         let missing: Vec<&H256> = acknowledged.iter().filter(|ticket| !kept.states.contains_key(*ticket)).collect();
         let settled = runtime.block_on(used(&chain, &missing))?;
-        ensure!(settled == missing.len(), "cut {number}: {} of {} acknowledged winners are lost: {:?}", missing.len() - settled, acknowledged.len(), missing.first());
+        ensure!(
+            settled == missing.len(),
+            "cut {number}: {} of {} acknowledged winners are lost: {:?}",
+            missing.len() - settled,
+            acknowledged.len(),
+            missing.first()
+        );
         let won = money(&mut running, "tickets_won")?;
-        ensure!(usize::try_from(won)? >= acknowledged.len(), "cut {number}: the ledger counts {won} winners, {} were acknowledged", acknowledged.len());
+        ensure!(
+            usize::try_from(won)? >= acknowledged.len(),
+            "cut {number}: the ledger counts {won} winners, {} were acknowledged",
+            acknowledged.len()
+        );
         let mut states: BTreeMap<&str, usize> = BTreeMap::new();
         for state in kept.states.values() {
             *states.entry(state).or_default() += 1;
@@ -102,13 +118,20 @@ async fn deploy<'a>(anvil: &'a Anvil, payer: &Arc<Payer>, recipient: Address) ->
 }
 
 /// Give the box the configuration that a product's image would bring: it makes its hot key, seals it, and works for money.
-fn earn(machine: &mut Machine, runtime: &Runtime, anvil: &Anvil, chain: &DevChain<'_>, recipient: Address) -> Result<()> {
+fn earn(
+    machine: &mut Machine,
+    runtime: &Runtime,
+    anvil: &Anvil,
+    chain: &DevChain<'_>,
+    recipient: Address,
+) -> Result<()> {
     let port = anvil.url().rsplit(':').next().context("a port")?;
     let node = format!(
         "\n[payment]\nprice_per_pixel = \"{PRICE_WEI}\"\nauto_adjust_price = false\n\
-         ticket_ev_wei = \"{FACE_VALUE_WEI}\"\nmax_face_value_wei = \"{FACE_VALUE_WEI}\"\n\
+         ticket_ev_wei = \"{}\"\nmax_face_value_wei = \"{FACE_VALUE_WEI}\"\n\
          [chain]\nrpc = [\"http://10.0.2.2:{port}\"]\ncontroller = \"{}\"\nchain_id = {}\nrecipient = \"{recipient}\"\n\
          poll_interval_ms = 1000\nconfirmations = 2\nmin_fee_cap_wei = \"1000000\"\n",
+        FACE_VALUE_WEI - 1,
         chain.address("Controller"),
         anvil.chain_id(),
     );
@@ -191,17 +214,29 @@ async fn used(chain: &DevChain<'_>, tickets: &[&H256]) -> Result<usize> {
     let mut count = 0;
     for ticket in tickets {
         let hash = Token::FixedBytes(ticket.as_bytes().to_vec());
-        count += usize::from(chain.view("TicketBroker", "usedTickets", &[hash]).await?.first() == Some(&Token::Bool(true)));
+        count +=
+            usize::from(chain.view("TicketBroker", "usedTickets", &[hash]).await?.first() == Some(&Token::Bool(true)));
     }
     Ok(count)
 }
 
 /// Let the offers expire, wait for the last redemption, and find every acknowledged ticket on the chain.
-fn settle(machine: &mut Machine, runtime: &Runtime, anvil: &Anvil, chain: &DevChain<'_>, payer: &Payer) -> Result<String> {
+fn settle(
+    machine: &mut Machine,
+    runtime: &Runtime,
+    anvil: &Anvil,
+    chain: &DevChain<'_>,
+    payer: &Payer,
+) -> Result<String> {
     runtime.block_on(anvil.mine(livepeer::params::LIFETIME_BLOCKS + 2))?;
     let deadline = Instant::now() + SETTLED;
     while money(machine, "tickets_pending")? > 0 {
-        ensure!(Instant::now() < deadline, "{} winners are not settled: {}", money(machine, "tickets_pending")?, told(machine));
+        ensure!(
+            Instant::now() < deadline,
+            "{} winners are not settled: {}",
+            money(machine, "tickets_pending")?,
+            told(machine)
+        );
         std::thread::sleep(Duration::from_secs(2));
     }
     let (acknowledged, segments) = payer.acknowledged();
@@ -210,5 +245,8 @@ fn settle(machine: &mut Machine, runtime: &Runtime, anvil: &Anvil, chain: &DevCh
     let paid = runtime.block_on(used(chain, &unique.into_iter().collect::<Vec<_>>()))?;
     ensure!(paid == acknowledged.len(), "{paid} of {} acknowledged winners were paid on chain", acknowledged.len());
     let redeemed = money(machine, "tickets_redeemed")?;
-    Ok(format!("{} winners of {segments} segments acknowledged, each paid on chain; {redeemed} redeemed in all", acknowledged.len()))
+    Ok(format!(
+        "{} winners of {segments} segments acknowledged, each paid on chain; {redeemed} redeemed in all",
+        acknowledged.len()
+    ))
 }

@@ -1,5 +1,6 @@
 //! Cuts while an update is fetched, written, started for the first time, and on trial.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -7,6 +8,7 @@ use rand::seq::SliceRandom as _;
 use serde_json::json;
 
 use super::box_state::Subject;
+use super::replay::Layout;
 use super::{KEPT, Plan, chance, made, moments, note, seconds, summary};
 use crate::machine::Machine;
 use crate::release::Server;
@@ -19,6 +21,11 @@ const NUMBER: u64 = 1;
 const LONGEST: Duration = Duration::from_secs(1500);
 /// A look at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// What a whole update wrote.
+pub(super) fn record(lab: &Lab) -> PathBuf {
+    lab.work.join("power/update.record")
+}
 
 /// All cuts that are not on record yet.
 pub(super) fn run(lab: &Lab, subject: &mut Subject, report: &mut Report, next: &str, plan: Plan) -> Result<String> {
@@ -37,11 +44,19 @@ pub(super) fn run(lab: &Lab, subject: &mut Subject, report: &mut Report, next: &
         let share = moments.get(usize::try_from(number)? - 1).copied().context("a moment for each cut")?;
         // The first of a run shows how long it all takes, and comes when it is done.
         let limit = whole.map_or(LONGEST, |whole| whole.mul_f64(share * 1.05));
+        // All that it writes is kept, for the moments that no machine is started for.
+        let recorded = whole.is_none();
+        if recorded {
+            subject.disk().record(&record(lab), Layout::read(lab, &subject.first())?.var)?;
+        }
         let begun = Instant::now();
         let phase = drive(&mut running, &server, next, begun + limit)?;
         let after = begun.elapsed();
         if phase == "blessed" {
             whole = Some(whole.map_or(after, |whole| whole.max(after)));
+        }
+        if recorded {
+            subject.disk().end_record()?;
         }
         let keep = *KEPT.choose(&mut chance).context("a share")?;
         let lost = subject.cut(running, &mut chance, keep)?;
@@ -82,13 +97,19 @@ fn drive(machine: &mut Machine, server: &Server, next: &str, end: Instant) -> Re
     loop {
         if Instant::now() >= end {
             let serial = machine.serial();
-            return Ok(if serial.contains("reboot: Restarting system") { "starting the new version" } else { "installing" });
+            return Ok(if serial.contains("reboot: Restarting system") {
+                "starting the new version"
+            } else {
+                "installing"
+            });
         }
         if machine.next_boot(&before, LOOK)?.is_some() {
             break;
         }
     }
-    let blessed = format!("ls /boot/EFI/Linux | grep -qx millrace_{next}.efi && systemctl is-active --quiet millrace-update-outcome");
+    let blessed = format!(
+        "ls /boot/EFI/Linux | grep -qx millrace_{next}.efi && systemctl is-active --quiet millrace-update-outcome"
+    );
     loop {
         if Instant::now() >= end {
             return Ok("on trial");
