@@ -88,6 +88,8 @@ for case in "${cases[@]}"; do
       # Remains of another system at the end of the disk, which must not be found again; so it must be told to erase.
       echo 'label: gpt
         name="Somebody else"' | tools sfdisk --quiet $here/inner.raw
+      # An emulated disk is as slow as the machine below it is busy.
+      [ $case = install ] || on_medium limits.txt "$(tools mtype -i "$stick" ::/limits.txt | tr -d '\r' | sed 's/^write_mib_s=.*/write_mib_s=1/')"
       on_medium install.txt $'erase=yes\r\ncountdown=5\r\n'
       start true inner small
       wait_for "INSTALLED: Millrace $version" "NOT INSTALLED:\|FAILED: "
@@ -102,7 +104,7 @@ for case in "${cases[@]}"; do
       good "installed, read back, site file moved, reported, off"
       if [ $case = factory ]; then
         from_medium boxes/BOX-0042.json >"$work/report.json"
-        jq -e '.passed and .serial == "BOX-0042" and (.checks | length > 6)' "$work/report.json" >/dev/null || fault "the factory's report: $(cat "$work/report.json")"
+        jq -e '.passed and .serial == "BOX-0042" and ([.checks[].name] | length == 9 and contains(["encoder", "tpm"]))' "$work/report.json" >/dev/null || fault "the factory's report: $(cat "$work/report.json")"
         good "the hardware test passed: $(jq -r '[.checks[].name] | join(", ")' "$work/report.json")"
       fi
       cp "$work/inner.raw" "$work/installed.raw" --sparse=always
