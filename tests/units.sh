@@ -14,7 +14,7 @@ fail=0
 bound() {
   case $1 in
     millrace-signer.service) echo 5 ;;
-    millrace-fleet.service) echo 15 ;;
+    millrace-fleet.service | millrace-enrol.service) echo 15 ;;
     millrace-node.service) echo 27 ;;
     # Reads the running slot, which takes a device; talks to release servers.
     millrace-update-stage.service) echo 20 ;;
@@ -23,6 +23,12 @@ bound() {
     millrace-health.service | millrace-trial-failed.service | millrace-trial-deadline.service) echo 20 ;;
     millrace-provision.service | millrace-site.service | millrace-keys.service) echo 25 ;;
     millrace-update-outcome.service | millrace-screen.service) echo 20 ;;
+    # Overwrites keys of every account and the header of /var; no network.
+    millrace-decommission.service) echo 25 ;;
+    # Writes a key slot of /var, which takes the device and the kernel's ciphers; no network.
+    millrace-recovery.service) echo 30 ;;
+    # Writes below /sys, where lights are.
+    millrace-light.service) echo 20 ;;
     # Speaks to the radio itself: raw packets, and the right to configure networks.
     millrace-wifi.service) echo 22 ;;
     millrace-firewall.service | millrace-service-port.service) echo 20 ;;

@@ -4,14 +4,17 @@
 
 #[path = "update/install.rs"]
 mod install;
+#[path = "update/places.rs"]
+mod places;
 #[path = "update/release.rs"]
 pub(crate) mod release;
 #[path = "update/server.rs"]
-mod server;
+pub(crate) mod server;
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use fleet_protocol::patch::{MAGIC, Op};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
@@ -247,10 +250,14 @@ fn a_patch_against_the_running_slot_gives_the_same_bytes_and_the_whole_file_is_t
     // The running root is the new one but for a few pages, in a slot that is larger than it.
     let mut old = noise(2, ROOT);
     old[100_000..140_000].fill(7);
-    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 3, &old).unwrap();
-    encoder.window_log(27).unwrap();
-    encoder.long_distance_matching(true).unwrap();
-    encoder.write_all(&noise(2, ROOT)).unwrap();
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.write_all(&MAGIC).unwrap();
+    let new = noise(2, ROOT);
+    Op::Copy { from: 0, length: 100_000 }.write(&mut encoder).unwrap();
+    Op::Data { length: 40_000 }.write(&mut encoder).unwrap();
+    encoder.write_all(&new[100_000..140_000]).unwrap();
+    Op::Copy { from: 140_000, length: (ROOT - 140_000) as u64 }.write(&mut encoder).unwrap();
+    Op::End.write(&mut encoder).unwrap();
     let patch = encoder.finish().unwrap();
     assert!(patch.len() < ROOT / 10, "{}", patch.len());
     std::fs::write(scene.made.dir.join("root.delta.zst"), &patch).unwrap();

@@ -1,4 +1,6 @@
 //! Releases from the side of those who sign them: what `millrace-update` takes on a box is made here.
+mod patch;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -144,7 +146,7 @@ pub(crate) fn read(path: &Path, limit: usize) -> failure::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) -> failure::Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> failure::Result<()> {
     let file = File::options().write(true).create(true).truncate(true).mode(mode).open(path);
     let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     written.map_err(|error| unwritable(path, &error))
@@ -162,7 +164,7 @@ fn new_key(out: &Path) -> failure::Result {
     Ok(Outcome::Done)
 }
 
-fn read_key(path: &Path) -> failure::Result<SigningKey> {
+pub(crate) fn read_key(path: &Path) -> failure::Result<SigningKey> {
     let text = private(path)?;
     let wrong = || Failure::new(Code::Data, format!("{} is no key of `millrace release key`", path.display()));
     let seed = Zeroizing::new(BASE64.decode(text.trim_ascii()).map_err(|_| wrong())?);
@@ -212,7 +214,7 @@ fn manifest(args: &ManifestArgs) -> failure::Result {
         let (path, name) = part(&args.image, kind, &args.version)?;
         eprintln!("packing {}", path.display());
         let (size, sha256) = hashed(&path)?;
-        let packed = pack(&path, &args.out, &format!("{name}.zst"), args.level, None)?;
+        let packed = pack(&path, &args.out, &format!("{name}.zst"), args.level)?;
         let mut deltas = Vec::new();
         for from in args.delta_from.iter().filter(|_| kind == Kind::Root) {
             deltas.push(delta(from, &path, &args.out, args)?);
@@ -276,30 +278,23 @@ fn hashed(path: &Path) -> failure::Result<(u64, Sha256)> {
     Ok((size, Sha256(hasher.finalize().into())))
 }
 
-/// Packs a file, against a reference if there is one.
-fn pack(path: &Path, out: &Path, name: &str, level: i32, reference: Option<&[u8]>) -> failure::Result<Packed> {
+/// Packs a file.
+fn pack(path: &Path, out: &Path, name: &str, level: i32) -> failure::Result<Packed> {
     let place = out.join(name);
     let mut source = File::open(path).map_err(|error| unreadable(path, &error))?;
     let size = source.metadata().map_err(|error| unreadable(path, &error))?.len();
     let mut packing = || -> std::io::Result<()> {
-        let sink = File::create(&place)?;
-        let mut encoder = match reference {
-            None => zstd::stream::write::Encoder::new(sink, level)?,
-            Some(reference) => {
-                let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(sink, level, reference)?;
-                encoder.long_distance_matching(true)?;
-                // The window must reach from the end of the new file to the beginning of the old one.
-                let span = size.max(u64::try_from(reference.len()).unwrap_or(u64::MAX)).max(1 << 20);
-                encoder.window_log((span.ilog2() + 1).min(31))?;
-                encoder
-            }
-        };
+        let mut encoder = zstd::stream::write::Encoder::new(File::create(&place)?, level)?;
         encoder.set_pledged_src_size(Some(size))?;
         std::io::copy(&mut source, &mut encoder)?;
         encoder.finish()?.sync_all()
     };
     packing().map_err(|error| unwritable(&place, &error))?;
-    let (size, sha256) = hashed(&place)?;
+    packed(&place, name)
+}
+
+fn packed(place: &Path, name: &str) -> failure::Result<Packed> {
+    let (size, sha256) = hashed(place)?;
     Ok(Packed { path: name.to_owned(), size, sha256 })
 }
 
@@ -309,15 +304,19 @@ fn delta(from: &Path, new: &Path, out: &Path, args: &ManifestArgs) -> failure::R
         serde_json::from_slice(&read(&from.join(UNSIGNED), TO_BOX_MAX)?).map_err(|error| no_good(&error))?;
     let root = earlier.artifacts.iter().find(|artifact| artifact.kind == Kind::Root);
     let root = root.ok_or_else(|| Failure::new(Code::Data, format!("{} has no root", from.display())))?;
-    let packed = from.join(&root.packed.path);
-    let file = File::open(&packed).map_err(|error| unreadable(&packed, &error))?;
-    let reference = zstd::stream::decode_all(file).map_err(|error| unreadable(&packed, &error))?;
+    let packed_root = from.join(&root.packed.path);
+    let file = File::open(&packed_root).map_err(|error| unreadable(&packed_root, &error))?;
+    let reference = zstd::stream::decode_all(file).map_err(|error| unreadable(&packed_root, &error))?;
     if Sha256(Hasher::digest(&reference).into()) != root.sha256 {
-        return Err(Failure::new(Code::Data, format!("{} is not what its release says", packed.display())));
+        return Err(Failure::new(Code::Data, format!("{} is not what its release says", packed_root.display())));
     }
     let name = format!("{PRODUCT}_{}_from_{}.root.patch.zst", args.version, earlier.version);
     eprintln!("patch from {}", earlier.version);
-    let file = pack(new, out, &name, args.level, Some(&reference))?;
+    let bytes = fs::read(new).map_err(|error| unreadable(new, &error))?;
+    let place = out.join(&name);
+    let written = File::create(&place).and_then(|sink| patch::write(&reference, &bytes, args.level, sink));
+    written.map_err(|error| unwritable(&place, &error))?;
+    let file = packed(&place, &name)?;
     Ok(Delta { from: earlier.version, from_size: root.size, from_sha256: root.sha256, file })
 }
 

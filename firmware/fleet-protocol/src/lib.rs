@@ -21,6 +21,7 @@ pub mod dsse;
 pub mod enrol;
 pub mod event;
 pub mod name;
+pub mod patch;
 pub mod payload;
 pub mod presence;
 pub mod registry;

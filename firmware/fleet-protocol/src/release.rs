@@ -166,7 +166,7 @@ pub struct Packed {
     pub sha256: Sha256,
 }
 
-/// A zstd patch against the same part of an earlier version.
+/// A patch ([`crate::patch`]) against the same part of an earlier version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Delta {

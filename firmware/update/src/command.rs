@@ -23,18 +23,26 @@ pub(crate) enum CommandError {
 
 /// Runs a program to its end.
 pub(crate) async fn run<S: AsRef<OsStr>>(program: &Path, arguments: &[S], limit: Duration) -> Result<(), CommandError> {
+    said(program, arguments, limit).await.map(|_| ())
+}
+
+/// Runs a program to its end and returns what it said on standard output. Its other words are kept only when it fails.
+pub(crate) async fn said<S: AsRef<OsStr>>(
+    program: &Path,
+    arguments: &[S],
+    limit: Duration,
+) -> Result<Vec<u8>, CommandError> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let ended = tokio::time::timeout(limit, command.output()).await;
     let output = ended
         .map_err(|_| CommandError::Late(program.to_owned(), limit))?
         .map_err(|source| CommandError::Start(program.to_owned(), source))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
     let said = String::from_utf8_lossy(&output.stderr);
     let words: String = said.trim().chars().rev().take(WORDS).collect::<Vec<_>>().into_iter().rev().collect();
-    tracing::debug!(program = %program.display(), words, "ended");
-    if output.status.success() {
-        return Ok(());
-    }
     Err(CommandError::Failed { program: program.to_owned(), status: output.status, words })
 }
 

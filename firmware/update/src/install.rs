@@ -50,6 +50,8 @@ pub(crate) struct Order {
     pub(crate) at_deadline: AtDeadline,
     pub(crate) reboot: bool,
     pub(crate) node_socket: std::path::PathBuf,
+    /// The request it came by; whoever takes it away takes the order back, until the first byte is written.
+    pub(crate) request: Option<std::path::PathBuf>,
     pub(crate) json: bool,
 }
 
@@ -72,10 +74,18 @@ pub(crate) enum InstallError {
     Changed(String),
     #[error("version {0} waits for its outcome already: reboot, or see millrace-update status")]
     Pending(Version),
+    #[error("the request was taken back")]
+    Withdrawn,
     #[error("no quiet moment within {waited:?}: {busy}")]
     Busy { waited: Duration, busy: String },
     #[error(transparent)]
     Command(#[from] CommandError),
+}
+
+impl Order {
+    fn is_withdrawn(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| !request.exists())
+    }
 }
 
 /// Installs a staged version and asks for the reboot.
@@ -88,19 +98,39 @@ pub(crate) async fn install(paths: &Paths, tools: &Tools, order: &Order) -> Resu
         return Err(InstallError::Pending(pending.to));
     }
     // First, before anything is disturbed: is there anything to install?
-    let release = staged_release(paths, &order.version)?;
+    let release = match staged_release(paths, &order.version) {
+        Ok(release) => release,
+        Err(error) => {
+            // Whoever asked by a request waits for what became of it.
+            if order.request.is_some() {
+                ended(&state, &image, order, Became::Failed, text(&error))?;
+            }
+            return Err(error);
+        }
+    };
     let mut progress = Progress::new(staged.join(PROGRESS), order.id.clone(), order.json);
     progress.version(&release.version, release.artifacts.iter().map(|artifact| artifact.size).sum());
     let done = steps(paths, tools, order, &image, &state, &mut progress).await;
     if let Err(error) = &done {
         resume(tools).await;
+        if matches!(error, InstallError::Withdrawn) {
+            // It may be asked for again; nothing came of it, neither good nor bad.
+            progress.phase(Phase::Staged);
+            return done;
+        }
         let became = if matches!(error, InstallError::Busy { .. }) { Became::Deferred } else { Became::Failed };
         progress.failed(text(error), matches!(error, InstallError::Refused(refusal) if refusal.is_forged()));
-        let (from, to) = (image.version.clone(), order.version.clone());
-        let (id, at) = (order.id.clone(), LinuxClock.unix_seconds());
-        state.add_result(Outcome { seq: 0, id, from, to, became, reason: Some(text(error)), at })?;
+        ended(&state, &image, order, became, text(error))?;
     }
     done
+}
+
+/// Keeps what became of it for the fleet agent.
+fn ended(state: &State, image: &Image, order: &Order, became: Became, reason: String) -> Result<(), StateError> {
+    let (from, to) = (image.version.clone(), order.version.clone());
+    let (id, at) = (order.id.clone(), LinuxClock.unix_seconds());
+    state.add_result(Outcome { seq: 0, id, from, to, became, reason: Some(reason), at })?;
+    Ok(())
 }
 
 async fn steps(
@@ -120,6 +150,9 @@ async fn steps(
         if !unpack::is_there(artifact, &paths.staged())? {
             return Err(InstallError::Changed(artifact.name.clone()));
         }
+    }
+    if order.is_withdrawn() {
+        return Err(InstallError::Withdrawn);
     }
     let boot_id = machine::boot_id(paths)?;
     state.set_pending(&Pending {
@@ -164,6 +197,9 @@ async fn quiet(tools: &Tools, order: &Order) -> Result<(), InstallError> {
         tracing::warn!(reason = text(&error), "node could not be told to drain");
     }
     loop {
+        if order.is_withdrawn() {
+            return Err(InstallError::Withdrawn);
+        }
         let busy = match read_status(&order.node_socket).await {
             Ok(status) => busy(&status),
             Err(StatusError::Unreachable { .. }) => None,

@@ -4,8 +4,10 @@
 
 mod admit;
 mod command;
+mod destroy;
 mod fetch;
 mod files;
+mod floor;
 mod health;
 mod install;
 mod machine;
@@ -14,10 +16,13 @@ mod outcome;
 mod paths;
 mod progress;
 mod provision;
+mod recovery;
 mod request;
 mod reset;
+mod screen;
 mod stage;
 mod state;
+mod tpm;
 mod trial;
 mod unpack;
 
@@ -54,6 +59,9 @@ struct Arguments {
     /// systemd's updater, if it is elsewhere.
     #[arg(long, value_name = "FILE", default_value = "/usr/lib/systemd/systemd-sysupdate", global = true, hide = true)]
     sysupdate: PathBuf,
+    /// systemd's program for key slots, if it is elsewhere.
+    #[arg(long, value_name = "FILE", default_value = "systemd-cryptenroll", global = true, hide = true)]
+    cryptenroll: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -86,6 +94,18 @@ enum Command {
         #[arg(long)]
         apply: bool,
     },
+    /// First boot: see to it that the operator can open /var when the board breaks
+    Recovery,
+    /// Obey the fleet agent's order to destroy the keys, or go on with one that was cut off
+    Decommission {
+        /// The checked order.
+        #[arg(long, value_name = "FILE")]
+        request: PathBuf,
+    },
+    /// Write the status page on standard output, again and again
+    Screen,
+    /// Set the board's light, again and again
+    Light,
     /// Destroy the keys and make the box as it left the factory
     Reset {
         /// Yes: nothing on the box survives, and a hot key that was not emptied is lost with its funds.
@@ -109,8 +129,8 @@ struct StageArgs {
     /// Megabits per second it may use; as many as there are unless told.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate_mbit: Option<u32>,
-    /// Whether patches against the running slot are used: where there are 8 GiB of memory, always, or never.
-    #[arg(long, default_value = "auto")]
+    /// Whether patches against the running slot are used.
+    #[arg(long, default_value = "always")]
     delta: stage::Delta,
     /// A request of the fleet agent's instead of all this.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["manifest", "rate_mbit"])]
@@ -157,7 +177,7 @@ struct HealthArgs {
     #[arg(long, value_name = "FILE", hide = true)]
     signer_socket: Option<PathBuf>,
     /// The version the node must have.
-    #[arg(long, hide = true, default_value = env!("CARGO_PKG_VERSION"))]
+    #[arg(long, hide = true, default_value_t = service::system_version(env!("CARGO_PKG_VERSION")))]
     expected: String,
     /// As JSON.
     #[arg(long)]
@@ -211,6 +231,7 @@ async fn run(arguments: Arguments) -> Result<std::process::ExitCode, Exit> {
         }
         Command::Install(args) => {
             let order = install_order(&paths, args)?;
+            settle_floor(&paths);
             match install::install(&paths, &tools, &order).await {
                 Ok(()) => Ok(DONE),
                 Err(error) => Err(of_install(error)).or_else(refused),
@@ -221,7 +242,9 @@ async fn run(arguments: Arguments) -> Result<std::process::ExitCode, Exit> {
             State::of(&paths).refuse(&version, &reason).map_err(|error| software(error.into())).map(|()| DONE)
         }
         Command::Outcome(args) => {
+            settle_floor(&paths);
             let stands = outcome::decide(&paths).map_err(|error| software(error.into()))?;
+            settle_floor(&paths);
             let text = format!("{stands:?}\n");
             print(args.json, &stands, &text);
             Ok(DONE)
@@ -232,13 +255,45 @@ async fn run(arguments: Arguments) -> Result<std::process::ExitCode, Exit> {
         }
         Command::Provision { apply: false } => provision_box(&paths),
         Command::Reset { .. } => {
-            reset::reset(&paths, &tools).await.map_err(|error| software(error.into())).map(|()| DONE)
+            reset::reset(&paths, &tools, &mut say).await.map_err(|error| software(error.into())).map(|()| DONE)
+        }
+        Command::Decommission { request } => match reset::decommission(&paths, &tools, &request, &mut say).await {
+            Ok(()) => Ok(DONE),
+            Err(error @ reset::ResetError::NoOrder) => Ok(no(&error)),
+            Err(error) => Err(software(error.into())),
+        },
+        Command::Recovery => {
+            let serial = millrace_hal::Identity::read(&arguments.root).serial.unwrap_or_default();
+            let done = recovery::enrol(&paths, &arguments.cryptenroll, &serial).await;
+            let done = done.map_err(|error| software(error.into()))?;
+            tracing::info!(?done, "recovery of /var");
+            Ok(DONE)
+        }
+        Command::Screen => match screen::screen(&paths, &tools).await {},
+        Command::Light => {
+            screen::lights(&paths, &tools).await;
+            Ok(DONE)
         }
         Command::TrialFailed => {
             let done = trial::failed(&paths, &tools).await.map_err(|error| software(error.into()))?;
             tracing::warn!(?done, "trial failed");
             Ok(DONE)
         }
+    }
+}
+
+/// For whoever stands before the box: the unit's output goes to the console as well.
+fn say(line: &str) {
+    tracing::warn!("{line}");
+    let _ = writeln!(std::io::stdout(), "millrace: {line}");
+}
+
+/// The floor is the higher one of disk and TPM before anything is held against it. What is wrong with either is for the
+/// journal here; whoever reads a damaged floor stops by itself.
+fn settle_floor(paths: &Paths) {
+    match floor::settle(paths) {
+        Ok((floor, kept)) => tracing::debug!(?floor, %kept, "floor"),
+        Err(error) => tracing::error!(reason = stage::text(&error), "floor"),
     }
 }
 
@@ -296,6 +351,7 @@ fn of_install(error: InstallError) -> Failure {
         | InstallError::NotStaged
         | InstallError::OtherVersion { .. }
         | InstallError::Changed(_)
+        | InstallError::Withdrawn
         | InstallError::Pending(_) => Failure::No(error.into()),
     }
 }
@@ -314,10 +370,10 @@ fn stage_order(args: StageArgs) -> Result<stage::Order, Exit> {
 
 fn install_order(paths: &Paths, args: InstallArgs) -> Result<install::Order, Exit> {
     let at_deadline = args.at_deadline;
-    let (id, version, deadline_s, at_deadline) = match (args.request, args.version) {
+    let (id, version, deadline_s, at_deadline) = match (&args.request, args.version) {
         (Some(path), _) => {
             let asked: request::Install =
-                request::read(&path).map_err(|error| Exit::because(ExitReason::Config, error))?;
+                request::read(path).map_err(|error| Exit::because(ExitReason::Config, error))?;
             let deadline_s = asked.deadline_s.unwrap_or(args.deadline_s);
             let at_deadline = if asked.go_at_deadline { AtDeadline::Go } else { at_deadline };
             (asked.id, asked.version, deadline_s, at_deadline)
@@ -332,6 +388,7 @@ fn install_order(paths: &Paths, args: InstallArgs) -> Result<install::Order, Exi
         at_deadline,
         reboot: !args.no_reboot,
         node_socket: args.node_socket.unwrap_or_else(|| paths.at("run/millrace/node.sock")),
+        request: args.request,
         json: args.json,
     })
 }
@@ -368,8 +425,9 @@ fn status(paths: &Paths, json: bool) -> Result<(), Exit> {
     let trial = machine::trial(paths).is_ok_and(|trial| trial == machine::Trial::OnTrial);
     let safe = paths.safe_mode().exists();
     let told = |version: &Option<Version>| version.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let kept = floor::told(paths);
     let mut text = format!(
-        "running   {}{}{}\nfloor     {}\nstaged    {}\npending   {}\n",
+        "running   {}{}{}\nfloor     {} ({kept})\nstaged    {}\npending   {}\n",
         told(&running),
         if trial { ", on trial" } else { "" },
         if safe { ", in safe mode" } else { "" },
@@ -385,7 +443,7 @@ fn status(paths: &Paths, json: bool) -> Result<(), Exit> {
         text.push_str(&format!("last      {} to {}: {:?} {reason}\n", last.from, last.to, last.became));
     }
     let document = json!({
-        "running": running, "on_trial": trial, "safe_mode": safe, "floor": floor, "progress": progress,
+        "running": running, "on_trial": trial, "safe_mode": safe, "floor": floor, "floor_kept": kept.to_string(), "progress": progress,
         "pending": pending, "refused": refused, "results": results, "now": LinuxClock.unix_seconds(),
     });
     print(json, &document, &text);

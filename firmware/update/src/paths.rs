@@ -75,6 +75,16 @@ impl Paths {
         self.at("dev/mapper/root")
     }
 
+    /// The TPM, behind the kernel's resource manager.
+    pub(crate) fn tpm(&self) -> PathBuf {
+        self.at("dev/tpmrm0")
+    }
+
+    /// The encrypted partition that `/var` is on.
+    pub(crate) fn var_partition(&self) -> PathBuf {
+        self.at("dev/disk/by-partlabel/millrace-var")
+    }
+
     /// Where the EFI system partition is mounted.
     pub(crate) fn boot(&self) -> PathBuf {
         self.at("boot")

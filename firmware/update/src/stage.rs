@@ -29,10 +29,6 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const PROGRESS: &str = "progress.json";
 /// A share of the disk that an update leaves alone: one part of so many.
 const LEAVE: u64 = 20;
-/// Memory below which no patch is applied: the reference is held whole, and the window is as large.
-const DELTA_MEMORY: u64 = 7_500_000_000;
-/// What a patch needs beside those.
-const DELTA_REST: u64 = 128 << 20;
 
 /// Why there is nothing staged.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +67,7 @@ struct Origin {
 /// When patches are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Delta {
-    /// Where there is memory for them.
-    Auto,
-    /// Always, when there is one.
+    /// When there is one against the running version.
     Always,
     /// Not at all.
     Never,
@@ -123,7 +117,8 @@ async fn locked(paths: &Paths, order: &Order, staged: &Path, progress: &mut Prog
     let image = Image::read(paths)?;
     let mut before = 0;
     for artifact in missing {
-        let delta = artifact.deltas.iter().find(|delta| delta.from == image.version && allowed(order, delta));
+        let delta = artifact.deltas.iter().find(|delta| delta.from == image.version);
+        let delta = delta.filter(|_| order.delta == Delta::Always);
         let patched = match delta {
             None => false,
             Some(delta) => match patch(paths, &fetcher, &place, artifact, delta, staged, (progress, before)).await {
@@ -178,29 +173,9 @@ async fn patch(
     let reference = unpack::reference(&paths.running_root(), delta)?;
     let file = get(fetcher, place, &delta.file, staged, (&mut *progress, before)).await?;
     progress.phase(Phase::Unpacking);
-    let done = unpack::patched(&file, &reference, artifact, staged);
+    let done = unpack::patched(&file, reference, artifact, staged);
     files::remove(&file)?;
     Ok(done?)
-}
-
-/// Whether there is the memory for a patch: on the box, and under the limit of our unit.
-fn allowed(order: &Order, delta: &fleet_protocol::release::Delta) -> bool {
-    match order.delta {
-        Delta::Always => true,
-        Delta::Never => false,
-        Delta::Auto => {
-            let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
-            let needed = delta.from_size.saturating_mul(2).saturating_add(DELTA_REST);
-            total >= DELTA_MEMORY && memory_limit().is_none_or(|limit| limit >= needed)
-        }
-    }
-}
-
-/// The memory limit of our control group.
-fn memory_limit() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    fs::read_to_string(Path::new("/sys/fs/cgroup").join(path).join("memory.max")).ok()?.trim().parse().ok()
 }
 
 /// Removes what no part of this release needs.

@@ -112,9 +112,14 @@ impl State {
     /// Raises the floor; what is lower than it changes nothing. Durable on return.
     pub(crate) fn raise_floor(&self, to: &Version) -> Result<(), StateError> {
         if self.floor()?.is_none_or(|floor| floor < *to) {
-            files::put(&self.dir.join("floor"), format!("{to}\n").as_bytes(), 0o644)?;
+            self.put_floor(to)?;
         }
         Ok(())
+    }
+
+    /// Writes the floor whatever was there: for whoever knows better.
+    pub(crate) fn put_floor(&self, to: &Version) -> Result<(), StateError> {
+        Ok(files::put(&self.dir.join("floor"), format!("{to}\n").as_bytes(), 0o644)?)
     }
 
     pub(crate) fn refused(&self) -> Result<Refused, StateError> {

@@ -3,8 +3,10 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use fleet_protocol::patch::{self, Op};
 use fleet_protocol::release::{Artifact, Delta, Sha256};
 use sha2::{Digest as _, Sha256 as Hasher};
 
@@ -13,8 +15,6 @@ use crate::files::{self, FileError, io_at};
 
 /// The window a packed file may ask for: 128 MiB, as zstd takes without being told.
 const WINDOW_LOG: u32 = 27;
-/// The window a patch may ask for: its reference must fit.
-const WINDOW_LOG_DELTA: u32 = 31;
 
 /// Why a packed file does not give the artifact.
 #[derive(Debug, thiserror::Error)]
@@ -42,22 +42,68 @@ pub(crate) fn whole(packed: &Path, artifact: &Artifact, staged: &Path) -> Result
     write(&mut decoder, packed, artifact, staged)
 }
 
-/// The part a patch is made against, from the running slot.
-pub(crate) fn reference(slot: &Path, delta: &Delta) -> Result<Vec<u8>, UnpackError> {
-    let file = File::open(slot).map_err(io_at(slot))?;
-    let mut bytes = Vec::new();
-    file.take(delta.from_size).read_to_end(&mut bytes).map_err(io_at(slot))?;
-    let right = Sha256(Hasher::digest(&bytes).into()) == delta.from_sha256;
-    if right { Ok(bytes) } else { Err(UnpackError::Reference) }
+/// Opens what a patch is made against, in the running slot, when it is that. Reads all of it.
+pub(crate) fn reference(slot: &Path, delta: &Delta) -> Result<File, UnpackError> {
+    let mut file = File::open(slot).map_err(io_at(slot))?;
+    let mut hasher = Hasher::new();
+    hash_into(&mut file, &mut hasher, delta.from_size).map_err(io_at(slot))?;
+    let right = Sha256(hasher.finalize().into()) == delta.from_sha256;
+    if right { Ok(file) } else { Err(UnpackError::Reference) }
 }
 
-/// Patches into `staged/NAME`; durable on return.
-pub(crate) fn patched(patch: &Path, reference: &[u8], artifact: &Artifact, staged: &Path) -> Result<(), UnpackError> {
+/// Patches into `staged/NAME`; durable on return. Neither of the two roots is ever in memory.
+pub(crate) fn patched(patch: &Path, reference: File, artifact: &Artifact, staged: &Path) -> Result<(), UnpackError> {
     let broken = |source| UnpackError::Packing(patch.to_owned(), source);
-    let file = BufReader::new(File::open(patch).map_err(io_at(patch))?);
-    let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(file, reference).map_err(broken)?;
-    decoder.window_log_max(WINDOW_LOG_DELTA).map_err(broken)?;
-    write(&mut decoder, patch, artifact, staged)
+    let mut decoder = zstd::stream::read::Decoder::new(File::open(patch).map_err(io_at(patch))?).map_err(broken)?;
+    decoder.window_log_max(patch::WINDOW_LOG).map_err(broken)?;
+    let mut patched = Patched::begin(BufReader::new(decoder), reference).map_err(broken)?;
+    write(&mut patched, patch, artifact, staged)
+}
+
+/// The new root, as a patch and the old root give it.
+struct Patched<R> {
+    patch: R,
+    old: File,
+    /// What of the operation under way is still to come.
+    now: Op,
+}
+
+impl<R: Read> Patched<R> {
+    fn begin(mut patch: R, old: File) -> std::io::Result<Self> {
+        let mut magic = [0; patch::MAGIC.len()];
+        patch.read_exact(&mut magic)?;
+        if magic != patch::MAGIC {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "no patch of ours"));
+        }
+        Ok(Self { patch, old, now: Op::Data { length: 0 } })
+    }
+}
+
+impl<R: Read> Read for Patched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while matches!(self.now, Op::Data { length: 0 } | Op::Copy { length: 0, .. }) {
+            self.now = Op::read(&mut self.patch)?;
+        }
+        let (Op::Data { length } | Op::Copy { length, .. }) = self.now else { return Ok(0) };
+        let most = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = buffer.get_mut(..most).unwrap_or_default();
+        let read = match self.now {
+            Op::Copy { from, .. } => self.old.read_at(buffer, from)?,
+            Op::Data { .. } | Op::End => self.patch.read(buffer)?,
+        };
+        if read == 0 && most > 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let done = u64::try_from(read).unwrap_or(u64::MAX);
+        self.now = match self.now {
+            Op::Copy { from, length } => {
+                Op::Copy { from: from.saturating_add(done), length: length.saturating_sub(done) }
+            }
+            Op::Data { length } => Op::Data { length: length.saturating_sub(done) },
+            Op::End => Op::End,
+        };
+        Ok(read)
+    }
 }
 
 fn write(source: &mut impl Read, packed: &Path, artifact: &Artifact, staged: &Path) -> Result<(), UnpackError> {
