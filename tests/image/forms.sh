@@ -23,6 +23,13 @@ new_machine
 disk=(-drive "if=none,id=disk,file=$here/disk.qcow2,format=qcow2,discard=unmap" -device virtio-blk-pci,drive=disk)
 
 if [ "$form" = dev ]; then
+  mkdir "$work/product"
+  openssl req -new -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=Millrace Secure Boot" -keyout "$work/product/secure-boot.key" \
+    -out "$work/product/secure-boot.crt" 2>/dev/null
+  status=0
+  MILLRACE_IMAGE_KEYS=$work/product "$repo/image/build.sh" x86,dev "$version" 2>"$work/refused" || status=$?
+  [ $status = 77 ] && grep -q "signed with test keys only" "$work/refused" || fault "a product's key signs what has a door: $(cat "$work/refused")"
+  good "a product's key does not sign it"
   on "${disk[@]}"
   wait_for "DEVELOPMENT IMAGE"
   good "the serial line says what this is before anything can be typed"

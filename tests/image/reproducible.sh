@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds an image twice from nothing, in two directories, and compares bit for bit: root, hash tree, and every part of the kernel image.
-# usage: tests/image/reproducible.sh [PROFILE]   (many minutes; needs what `just image` needs, 6 GB)
+# usage: tests/image/reproducible.sh [PROFILE [DIRECTORY]]   (many minutes; needs what `just image` needs, 6 GB)
+#   DIRECTORY   where an image lies that was built before, with SOURCE_DATE_EPOCH as now: it is compared with one built now
 # What two builds share: the keys with the loader once signed, the programs, and the archive's packages. What differs and is meant to:
 # the signature around the kernel image, which holds the time it was made; so kernel images are compared part by part.
 set -euo pipefail
@@ -12,28 +13,38 @@ export MILLRACE_IMAGE_PROGRAMS=${MILLRACE_IMAGE_PROGRAMS:-$target/release}
 export MILLRACE_IMAGE_KEYS=${MILLRACE_IMAGE_KEYS:-$target/image/keys}
 [ -s "$MILLRACE_IMAGE_KEYS/secure-boot.key" ] || "$repo/image/keys.sh" "$MILLRACE_IMAGE_KEYS"
 # A commit that comes in between is no difference of the builds.
-SOURCE_DATE_EPOCH=$(git -C "$repo" log -1 --format=%ct)
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$repo" log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 case $profile in *,test*) folder=test-images ;; x86) folder=mkosi ;; *) folder=mkosi-${profile//,/-} ;; esac
 work=$target/reproducible
 rm -rf --one-file-system "$work"
-for build in first somewhere/else/second; do
-  place=$work/$build
-  mkdir -p "$place/image"
-  [ ! -d "$target/image/packages" ] || cp -al "$target/image/packages" "$place/image/packages"
-  CARGO_TARGET_DIR=$place "$repo/image/build.sh" "$profile" "$version"
-  CARGO_TARGET_DIR=$place "$repo/image/in-tools.sh" sh -euc "fsck.erofs --extract=/out/root --overwrite \$(ls /out/$folder/*_$version.root-* | grep -v verity) >/dev/null
-    python3 - /out/$folder/millrace*_$version.efi >/out/parts" <<'PARTS'
+contents() { # contents PLACE FOLDER LIST: what is in PLACE/image/FOLDER, part by part
+  CARGO_TARGET_DIR=$1 "$repo/image/in-tools.sh" sh -euc "fsck.erofs --extract=/out/root --overwrite \$(ls /out/$2/*_$version.root-* | grep -v verity) >/dev/null
+    python3 - /out/$2/millrace*_$version.efi >/out/parts" <<'PARTS'
 import hashlib, pefile, sys
 for section in pefile.PE(sys.argv[1]).sections:
     name = section.Name.rstrip(b"\0").decode()
     print(hashlib.sha256(section.get_data()[:section.Misc_VirtualSize]).hexdigest(), name)
 PARTS
-  list=$work/${build##*/}
-  (cd "$place/image/root" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) >"$list.files"
-  (cd "$place/image/root" && find . -printf '%p %M %U %G %T@ %l\n' | LC_ALL=C sort) >"$list.modes"
-  (cd "$place/image/$folder" && sha256sum ./*_"$version".root-*) >"$list.partitions"
-  mv "$place/image/parts" "$list.parts"
+  (cd "$1/image/root" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) >"$3.files"
+  (cd "$1/image/root" && find . -printf '%p %M %U %G %T@ %l\n' | LC_ALL=C sort) >"$3.modes"
+  (cd "$1/image/$2" && sha256sum ./*_"$version".root-*) >"$3.partitions"
+  mv "$1/image/parts" "$3.parts"
+  rm -rf --one-file-system "$1/image/root"
+}
+builds=(first somewhere/else/second)
+if [ -n "${2:-}" ]; then
+  mkdir -p "$work/first/image/given"
+  cp --reflink=auto "$2"/*_"$version".root-* "$2"/millrace*_"$version".efi "$work/first/image/given/"
+  contents "$work/first" given "$work/first"
+  builds=(somewhere/else/second)
+fi
+for build in "${builds[@]}"; do
+  place=$work/$build
+  mkdir -p "$place/image"
+  [ ! -d "$target/image/packages" ] || cp -al "$target/image/packages" "$place/image/packages"
+  CARGO_TARGET_DIR=$place "$repo/image/build.sh" "$profile" "$version"
+  contents "$place" "$folder" "$work/${build##*/}"
   rm -rf --one-file-system "$place"
 done
 cd "$work"
