@@ -48,6 +48,9 @@ struct Args {
     /// images, number and seed are not made again.
     #[arg(long, default_value_t = 32)]
     cuts: u32,
+    /// Directory below target/image for the machines and what they showed; another one for a second run beside the first.
+    #[arg(long, default_value = "test")]
+    work: String,
     /// Where the moments of the cuts come from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -62,12 +65,12 @@ enum Step {
     Update,
     /// What must be refused.
     Tamper,
-    /// A stick, a hang, a factory reset, a credential.
+    /// A stick, bytes written, a hang, a factory reset, a credential.
     Life,
-    /// A later boot, and bytes written; goes on from `serve`.
-    Measure,
     /// Power cuts during an update.
     CutUpdates,
+    /// Power cuts at any moment of the update that `cut-updates` kept on record; starts no machine. Part of `cut-updates`.
+    CutReplay,
     /// Power cuts while tickets are won.
     CutTickets,
     /// The image of arm64, in an ARM machine.
@@ -99,7 +102,7 @@ fn run(args: &Args) -> Result<bool> {
         "{} is not there: image/test.sh builds it",
         image.display()
     );
-    let work = places.out.join("test");
+    let work = places.out.join(&args.work);
     std::fs::create_dir_all(&work).context("the test's directory")?;
 
     let wanted = |step: Step| match (args.only.is_empty(), step) {
@@ -110,11 +113,8 @@ fn run(args: &Args) -> Result<bool> {
     };
     let mut report = Report::new();
     let mut lab = Lab::new(places, work.clone(), image, args.version.clone())?;
-    if wanted(Step::Serve) || wanted(Step::Update) || wanted(Step::Measure) {
+    if wanted(Step::Serve) || wanted(Step::Update) {
         steps::serve::run(&mut lab, &mut report);
-    }
-    if wanted(Step::Measure) {
-        steps::measure::run(&mut lab, &mut report);
     }
     if wanted(Step::Update) {
         steps::update::run(&mut lab, &mut report, &args.next, &args.broken);
@@ -127,11 +127,12 @@ fn run(args: &Args) -> Result<bool> {
     }
     let plan = steps::power::Plan {
         updates: wanted(Step::CutUpdates),
+        replay: wanted(Step::CutUpdates) || wanted(Step::CutReplay),
         tickets: wanted(Step::CutTickets),
         each: args.cuts.div_ceil(2),
         seed: args.seed,
     };
-    if plan.updates || plan.tickets {
+    if plan.updates || plan.tickets || plan.replay {
         steps::power::run(&mut lab, &mut report, &args.next, plan);
     }
     if wanted(Step::Arm64) {

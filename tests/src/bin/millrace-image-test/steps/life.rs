@@ -1,5 +1,5 @@
-//! A box's life beside its work: a stick plugged in while it runs, a machine that hangs, a factory reset, and provisioning
-//! anew from the virtual firmware.
+//! A box's life beside its work: a stick plugged in while it runs, what it writes in a day, a machine that hangs, a factory
+//! reset, and provisioning anew from the virtual firmware.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::machine::{Machine, Parts};
 use crate::report::Report;
 use crate::site::{self, Push};
-use crate::steps::{BOOT, COMMAND, Lab, READY};
+use crate::steps::{BOOT, COMMAND, Lab, READY, measure};
 
 /// Where the stick's one partition begins, and how large the stick is.
 const STICK: (u64, u64) = (1 << 20, 64 << 20);
@@ -29,7 +29,11 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
     ];
     let begun = report.check("a stick plugged into a waiting box provisions it", |_| by_stick(lab));
     let Some((mut machine, mut parts)) = begun else { return report.skip(&later, "the box was not provisioned") };
-    report.check(later[0], |_| hang(&mut machine));
+    report.check("measured: bytes written at rest", |report| measure::at_rest(&mut machine, report));
+    report.check("measured: bytes written while it serves", |report| measure::serving(lab, &mut machine, report));
+    if report.check(later[0], |_| hang(&mut machine)).is_some() {
+        report.check("measured: a boot", |report| measure::boot(&mut machine, report));
+    }
     let blank = report.check(later[1], |_| reset(&mut machine));
     drop(machine);
     if blank.is_none() {

@@ -33,6 +33,8 @@ const KEPT: [u32; 4] = [0, 0, 30, 70];
 pub(crate) struct Plan {
     /// During an update.
     pub(crate) updates: bool,
+    /// At any moment of an update that is on record.
+    pub(crate) replay: bool,
     /// While tickets are won.
     pub(crate) tickets: bool,
     /// Of each kind that is asked for.
@@ -55,6 +57,8 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report, next: &str, plan: Plan) {
             let done = updates::run(lab, &mut subject, report, next, plan)?;
             Ok(((), done))
         });
+    }
+    if plan.replay {
         report.check("power cuts at any moment of an update, from what it wrote: a whole version starts", |report| {
             let done = replay::run(lab, &subject.first(), &updates::record(lab), next, plan)?;
             report.figure("power_cuts_replayed", done.clone());
