@@ -35,7 +35,7 @@ only nvml-wrapper millrace-hal
 only srt-tokio gateway
 only zstd millrace-update millrace-cli
 only crypto_box millrace-update millrace-cli
-only qrcodegen millrace-update
+only qrcodegen millrace-update millrace-cli
 
 # never CRATE: nowhere in the whole tree
 tree=$(cargo tree --locked --workspace --prefix none --edges normal,build --target all --format '{p}' | sort -u)
