@@ -131,6 +131,21 @@ for name in "${names[@]}"; do arguments+=(--profile "$name"); done
   --secure-boot-key /out/keys-in-use/secure-boot.key --secure-boot-certificate /out/keys-in-use/secure-boot.crt \
   --sign-expected-pcr-key /out/keys-in-use/pcr.key --sign-expected-pcr-certificate /out/keys-in-use/pcr.crt \
   --force build 2>&1 | sed -u 's/.*\r//' >&2
+# The loader, signed: the next build takes this signature. Public, and kept with the keys.
+mkdir -p "$keys/loader"
+case $architecture in arm64) loader=systemd-bootaa64.efi ;; *) loader=systemd-bootx64.efi ;; esac
+unsigned=$(find "$out/$cache" -path "*~$architecture.cache/usr/lib/systemd/boot/efi/$loader" | head -n 1)
+esp=$(cd "$out/$output" && ls -t *_"$version".esp.raw | head -n 1)
+kept=$keys/loader/$(sha256sum <"$unsigned" | cut -d' ' -f1).efi
+if [ ! -s "$kept" ]; then
+  "$repo/image/in-tools.sh" mtype -i "/out/$output/$esp" "::/EFI/systemd/$loader" >"$kept.new"
+  mv "$kept.new" "$kept"
+fi
+# What has been built of other packages than the locked ones is not left lying about as if it were the image.
+if ! "$repo/image/lock.sh" "$profiles" "${update_lock[@]}"; then
+  rm -f "$out/$output/millrace"*"_$version".*
+  exit 65
+fi
 printf '{"profiles": "%s", "version": "%s", "seconds": %s}\n' "$profiles" "$version" "$SECONDS" >"$out/built.json"
 say "made in $SECONDS s:"
 ls -l "$out/$output" >&2
