@@ -136,8 +136,8 @@ mkdir -p "$keys/loader"
 case $architecture in arm64) loader=systemd-bootaa64.efi ;; *) loader=systemd-bootx64.efi ;; esac
 unsigned=$(find "$out/$cache" -path "*~$architecture.cache/usr/lib/systemd/boot/efi/$loader" | head -n 1)
 esp=$(cd "$out/$output" && ls -t *_"$version".esp.raw | head -n 1)
-kept=$keys/loader/$(sha256sum <"$unsigned" | cut -d' ' -f1).efi
-if [ ! -s "$kept" ]; then
+kept=$keys/loader/$(sha256sum <"${unsigned:-/dev/null}" | cut -d' ' -f1).efi
+if [ -n "$unsigned" ] && [ ! -s "$kept" ]; then
   "$repo/image/in-tools.sh" mtype -i "/out/$output/$esp" "::/EFI/systemd/$loader" >"$kept.new"
   mv "$kept.new" "$kept"
 fi
