@@ -26,6 +26,7 @@ only gstreamer millrace-worker
 only gstreamer-app millrace-worker
 only rumqttc millrace-fleet millrace-controller
 only rusqlite millrace-controller
+only rcgen orchestrator transcoder millrace-controller millrace-fleet
 only landlock sandbox
 only seccompiler sandbox
 only axum orchestrator millrace-controller millrace-node
