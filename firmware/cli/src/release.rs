@@ -253,7 +253,7 @@ fn part(image: &Path, kind: Kind, version: &Version) -> failure::Result<(PathBuf
         let Some(rest) = rest else { continue };
         let uuid = rest.strip_suffix(".raw").and_then(|rest| rest.rsplit_once(['.', '_'])).map(|(_, uuid)| uuid);
         let verity = rest.contains("-verity.");
-        match (kind, uuid.filter(|uuid| uuid.len() == 36)) {
+        match (kind, uuid.and_then(dashed)) {
             (Kind::Verity, Some(uuid)) if verity => found.push((path, format!("{prefix}_{uuid}.root-verity.raw"))),
             (Kind::Root, Some(uuid)) if !verity && rest.contains("root") => {
                 found.push((path, format!("{prefix}_{uuid}.root.raw")));
@@ -269,6 +269,14 @@ fn part(image: &Path, kind: Kind, version: &Version) -> failure::Result<(PathBuf
             Err(Failure::new(Code::NoInput, text).advise("build the image with split artifacts: just image PROFILE"))
         }
     }
+}
+
+/// A partition's id as systemd-sysupdate looks for it; the builder writes it without dashes.
+fn dashed(text: &str) -> Option<String> {
+    let digits: String = text.chars().filter(|character| *character != '-').collect();
+    let id = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let group = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
+    id.then(|| format!("{}-{}-{}-{}-{}", group(0, 8), group(8, 12), group(12, 16), group(16, 20), group(20, 32)))
 }
 
 fn hashed(path: &Path) -> failure::Result<(u64, Sha256)> {

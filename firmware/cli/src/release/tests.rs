@@ -8,9 +8,10 @@ fn image(dir: &Path, version: &str, change: u8) -> PathBuf {
     fs::create_dir_all(&image).unwrap();
     let mut root: Vec<u8> = (0..2_000_000_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     root[5000..6000].fill(change);
+    let uuid = UUID.replace('-', "");
     for (name, bytes) in [
-        (format!("millrace_{version}_x86-64.root-x86-64-verity.{UUID}.raw"), vec![change; 4096]),
-        (format!("millrace_{version}_x86-64.root-x86-64.{UUID}.raw"), root),
+        (format!("millrace_{version}_x86-64.root-x86-64-verity.{uuid}.raw"), vec![change; 4096]),
+        (format!("millrace_{version}_x86-64.root-x86-64.{uuid}.raw"), root),
         (format!("millrace_{version}_x86-64.efi"), vec![3; 70_000]),
         (format!("millrace_{version}_x86-64.raw"), vec![0; 10]),
         ("initrd.cpio.zst".to_owned(), vec![0; 10]),
