@@ -2,6 +2,7 @@
 
 mod chain;
 mod engines;
+mod enrol;
 mod fleet;
 mod gateway;
 mod hostile;
@@ -12,6 +13,7 @@ mod offchain;
 mod onchain;
 mod operator;
 mod orchestrator;
+mod orders;
 mod remote;
 mod shipped;
 mod signature;

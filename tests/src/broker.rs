@@ -22,12 +22,17 @@ use rcgen::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Client id and certificate name of the controller, as the access rules know it.
 pub const CONTROLLER: &str = "ctl-main";
+/// Whoever owns the broker may say anything on it; only signatures hold against that.
+pub const OWNER: &str = "owner-of-the-broker";
 
 /// Who may do what: `%u` is the common name of the client's certificate.
 const ACL: &str = "\
 user ctl-main
 topic readwrite millrace/v1/#
 topic read $SYS/#
+
+user owner-of-the-broker
+topic readwrite millrace/v1/#
 
 pattern write millrace/v1/+/%u/state
 pattern write millrace/v1/+/%u/info
@@ -116,6 +121,19 @@ impl Broker {
         let files = self.files(name);
         if !files.key.exists() {
             self.issue(name, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth)?;
+        }
+        Ok(files)
+    }
+
+    /// Credentials of a server on this host, by the same authority.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made or written.
+    pub fn server_cert(&self, name: &str) -> Result<ClientFiles> {
+        let files = self.files(name);
+        if !files.key.exists() {
+            let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+            self.issue(name, names, ExtendedKeyUsagePurpose::ServerAuth)?;
         }
         Ok(files)
     }

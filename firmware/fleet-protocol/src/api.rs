@@ -295,6 +295,9 @@ pub struct Campaign {
     pub rings: Vec<CampaignRing>,
     /// Boxes that failed, each with its reason; at most a hundred.
     pub failed: Vec<OrderBox>,
+    /// What boxes answered, ordered by id; at most a thousand.
+    #[serde(default)]
+    pub answers: Vec<OrderBox>,
 }
 
 /// One ring of a campaign.

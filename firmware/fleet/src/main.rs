@@ -4,6 +4,7 @@ mod alarms;
 mod clock;
 mod collect;
 mod config;
+mod enrol;
 mod health;
 mod identity;
 mod mqtt;
@@ -51,6 +52,16 @@ struct Arguments {
     /// Check the configuration and the TLS files, then exit.
     #[arg(long)]
     check: bool,
+    /// Something else than to run.
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+/// What else it does.
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    /// Become a box of the fleet by a claim token, once.
+    Enrol(enrol::EnrolArgs),
 }
 
 fn main() -> Exit {
@@ -64,6 +75,12 @@ fn main() -> Exit {
     };
     service::init_crypto();
     service::init_journal("millrace-fleet");
+    if let Some(Task::Enrol(args)) = arguments.task {
+        return match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(enrol::run(args)),
+            Err(error) => Exit::because(ExitReason::Software, error),
+        };
+    }
     let config = match Config::read(&arguments.config) {
         Ok(config) => config,
         Err(error) => return Exit::because(ExitReason::Config, error),

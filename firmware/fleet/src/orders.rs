@@ -109,7 +109,6 @@ impl Orders {
             }
             orders.save();
         }
-        orders.ask_again();
         orders
     }
 
@@ -168,7 +167,7 @@ impl Orders {
             self.book = read(&self.book_path).unwrap_or_default();
             return Err(error);
         }
-        self.ask_again();
+        self.ask_again(self.is_pending());
         Ok(())
     }
 
@@ -202,10 +201,13 @@ impl Orders {
 
     /// Looks at what was asked for and at what time it is, and tells what is new.
     pub(crate) fn tend(&mut self, outbox: &mut Outbox, boot: u64) {
+        // Before its results are read: who writes a result takes the mark away after it. So what waits no longer has its
+        // result read here, and nothing that has ended is asked for again.
+        let pending = self.is_pending();
         self.tend_update(outbox, boot);
         self.follow_campaign();
         self.tend_leaving(outbox, boot);
-        self.ask_again();
+        self.ask_again(pending);
     }
 
     /// A connection begins: what nobody has heard is said again.
@@ -289,18 +291,27 @@ impl Orders {
         }
     }
 
+    /// Whether an installed version waits for its outcome.
+    fn is_pending(&self) -> bool {
+        self.config.orders.update_state.join("pending.json").exists()
+    }
+
+    /// A box that waits for its quiet moment takes the missing request for a no.
+    fn take_back_if_held(&self) {
+        let path = self.config.orders.requests.join("install.json");
+        if self.is_held() && !self.is_pending() && path.exists() && std::fs::remove_file(&path).is_ok() {
+            tracing::warn!("campaign is halted: the request to install was taken back");
+        }
+    }
+
     /// Writes the request that is due, if it is not there: /run forgets at a reboot.
-    fn ask_again(&self) {
+    fn ask_again(&self, pending: bool) {
+        self.take_back_if_held();
         let Some(Current { cid, args, staged, .. }) = &self.book.current else { return };
-        let pending = self.config.orders.update_state.join("pending.json").exists();
-        let path = self.config.orders.requests.join(if *staged { "install.json" } else { "stage.json" });
-        if self.is_held() {
-            // A box that waits for its quiet moment takes that for a no.
-            if *staged && !pending && path.exists() && std::fs::remove_file(&path).is_ok() {
-                tracing::warn!(cid, "campaign is halted: the request to install was taken back");
-            }
+        if self.is_held() || (*staged && pending) {
             return;
         }
+        let path = self.config.orders.requests.join(if *staged { "install.json" } else { "stage.json" });
         let request = if *staged {
             let (deadline_s, go) = (args.deadline_s, args.go_at_deadline);
             json!({"id": cid, "version": args.version, "deadline_s": deadline_s, "go_at_deadline": go})
@@ -308,7 +319,7 @@ impl Orders {
             json!({"id": cid, "manifest": args.manifest, "rate_mbit": args.rate_mbit})
         };
         let there: Option<Value> = read(&path);
-        if (*staged && pending) || there.as_ref() == Some(&request) {
+        if there.as_ref() == Some(&request) {
             return;
         }
         if let Err(error) = put(&path, &request, 0o644) {

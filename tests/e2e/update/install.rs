@@ -135,6 +135,42 @@ async fn nothing_is_written_while_a_stream_runs_or_a_redemption_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_taken_back_while_it_waits_installs_nothing_and_may_come_again() {
+    let (scene, systemctl, sysupdate) = staged();
+    let socket = scene.here.0.join("run/millrace/node.sock");
+    let (publish, serving) = speak(&socket, busy(2, 0));
+    until(|| socket.exists()).await;
+    let request = scene.here.0.join("install.json");
+    let ask = |version: &str| {
+        let text = json!({"id": "019ab000-0000-7000-8000-000000000001", "version": version}).to_string();
+        std::fs::write(&request, text).unwrap();
+        let mut command = scene.here.command(&["install", "--systemctl", &systemctl, "--sysupdate", &sysupdate]);
+        command.arg("--request").arg(&request);
+        tokio::task::spawn_blocking(move || {
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        })
+    };
+    let installing = ask("1.2.0");
+    until(|| scene.here.calls("systemctl") == [DRAIN]).await;
+    std::fs::remove_file(&request).unwrap();
+    let (code, said) = installing.await.unwrap();
+    assert!(code == Some(1) && said.contains("the request was taken back"), "{said}");
+    assert_eq!(scene.here.calls("systemctl"), [DRAIN, RESUME]);
+    assert!(scene.here.calls("sysupdate").is_empty());
+    assert!(!scene.here.0.join("var/lib/millrace-update/results.json").exists());
+    // Of a request that can come to nothing, whoever asked hears.
+    let (code, said) = ask("1.3.0").await.unwrap();
+    assert!(code == Some(1) && said.contains("version 1.2.0 is staged, not 1.3.0"), "{said}");
+    assert_eq!(scene.here.json("var/lib/millrace-update/results.json")[0]["became"], "failed");
+    publish.send(busy(0, 0)).unwrap();
+    let (code, said) = ask("1.2.0").await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(scene.here.calls("sysupdate"), ["update 1.2.0"]);
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_box_that_is_never_quiet_is_left_to_its_streams_unless_told_otherwise() {
     let (scene, ..) = staged();
     let socket = scene.here.0.join("run/millrace/node.sock");

@@ -19,6 +19,8 @@ use super::{Api, Refusal};
 use crate::ingest::{Ask, Told};
 use crate::store::{Reader, StoreError, StoredCampaign, StoredOrder};
 
+/// Answers shown of a campaign.
+const ANSWERS_MAX: usize = 1000;
 /// Failed boxes shown of a campaign.
 const FAILED_MAX: usize = 100;
 
@@ -139,11 +141,11 @@ fn show_campaigns(reader: &Reader, now_ms: i64) -> Result<Vec<Shown>, StoreError
             absent: tally.absent,
         });
         let rings = rings.collect();
-        let mut answers = reader.standings(&plan.cid)?;
+        let answers = reader.standings(&plan.cid)?;
         let failed = known.iter().filter(|known| pacer::counts(&plan, &pace, known, now_ms) == Counts::Failed);
         let failed = failed.take(FAILED_MAX).map(|known| {
-            let place = answers.iter().position(|answer| answer.id == known.id.as_str());
-            place.map(|place| answers.swap_remove(place)).unwrap_or_else(|| OrderBox {
+            let answer = answers.iter().find(|answer| answer.id == known.id.as_str());
+            answer.cloned().unwrap_or_else(|| OrderBox {
                 id: known.id.to_string(),
                 st: "silent".to_owned(),
                 pct: None,
@@ -152,6 +154,7 @@ fn show_campaigns(reader: &Reader, now_ms: i64) -> Result<Vec<Shown>, StoreError
                 at_ms: known.seen_ms.unwrap_or(0),
             })
         });
+        let failed = failed.collect();
         shown.push(Shown {
             name: plan.name.to_string(),
             cid: plan.cid.clone(),
@@ -161,7 +164,8 @@ fn show_campaigns(reader: &Reader, now_ms: i64) -> Result<Vec<Shown>, StoreError
             at_ms,
             exp_ms: plan.exp,
             rings,
-            failed: failed.collect(),
+            failed,
+            answers: answers.into_iter().take(ANSWERS_MAX).collect(),
         });
     }
     Ok(shown)

@@ -231,3 +231,6 @@ impl Ingest {
         tracked.ring = ring;
     }
 }
+
+#[cfg(test)]
+mod tests;

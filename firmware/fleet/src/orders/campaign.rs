@@ -48,7 +48,7 @@ impl Orders {
         self.book.rolling = Some(rolling);
         self.try_save()?;
         self.follow_campaign();
-        self.ask_again();
+        self.take_back_if_held();
         Ok(())
     }
 
@@ -98,13 +98,13 @@ impl Orders {
                     }
                 }
             }
-            (Verdict::Halted, Some(current)) if current.staged && !self.is_installing() => {
+            (Verdict::Halted, Some(current)) if current.staged && !self.is_pending() => {
                 self.book.note(&plan.cid, Standing::Running, Some(100), "halted", why.as_deref())
             }
             (Verdict::Go, Some(current)) if current.staged && self.is_noted(&plan.cid, "halted") => {
                 self.book.note(&plan.cid, Standing::Running, Some(100), "staged", None)
             }
-            (Verdict::Over, Some(_)) if !self.is_installing() => {
+            (Verdict::Over, Some(_)) if !self.is_pending() => {
                 self.book.current = None;
                 self.book.note(&plan.cid, Standing::Expired, None, "over", None)
             }
@@ -119,14 +119,10 @@ impl Orders {
         self.book.entry(cid).is_some_and(|entry| entry.code.as_deref() == Some(code))
     }
 
-    fn is_installing(&self) -> bool {
-        self.config.orders.update_state.join("pending.json").exists()
-    }
-
     /// A campaign's update that is not being installed yet makes room for what was ordered later.
     pub(super) fn give_way(&mut self) {
         let Some(current) = self.book.current.as_ref().filter(|current| current.campaign) else { return };
-        if self.is_installing() {
+        if self.is_pending() {
             return;
         }
         let cid = current.cid.clone();

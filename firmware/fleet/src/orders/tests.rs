@@ -120,7 +120,9 @@ impl Agent {
             "rings": [{"name": "all", "pct": 100}], "gate": {}, "rate": {"dl_window_s": 0}});
         let plan = dsse::sign(CAMPAIGN, plan.to_string().as_bytes(), &key(5)).unwrap();
         let pace = dsse::sign(PACE, &serde_json::to_vec(pace).unwrap(), &key(7)).unwrap();
-        self.orders.roll(&Rolling::message(&plan, &pace).unwrap())
+        self.orders.roll(&Rolling::message(&plan, &pace).unwrap())?;
+        self.tend();
+        Ok(())
     }
 
     /// Ids of all events in the spool.
@@ -327,14 +329,25 @@ fn what_was_under_way_at_a_reboot_is_asked_for_again() {
     let mut agent = Agent::new();
     agent.order(1, "1.2.0", &[1, 2]).unwrap();
     agent.restart(true);
+    agent.tend();
     assert!(agent.asked("stage.json").is_some());
     agent.says("staged/progress.json", &json!({"id": cid(1), "phase": "staged"}));
     agent.tend();
     agent.restart(true);
+    agent.tend();
     assert!(agent.asked("install.json").is_some());
-    // Once it is installed the machine starts again by itself: no second installation.
+    // Once it is installed the machine starts again by itself: no second installation, neither while it waits for its
+    // outcome nor when that is there and the agent has not read it yet.
     agent.says("pending.json", &json!({}));
     agent.restart(true);
+    agent.tend();
+    assert_eq!(agent.asked("install.json"), None);
+    let result = json!([{"seq": 1, "id": cid(1), "from": "1.1.0", "to": "1.2.0", "became": "blessed", "at": 5}]);
+    agent.says("results.json", &result);
+    std::fs::remove_file(agent.config.orders.update_state.join("pending.json")).unwrap();
+    agent.restart(true);
+    assert_eq!(agent.asked("install.json"), None);
+    agent.tend();
     assert_eq!(agent.asked("install.json"), None);
 }
 
