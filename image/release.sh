@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # A release, ready to be signed: image, its parts packed, bill of materials, licences, known flaws, and the manifest that names them all.
-# usage: image/release.sh PROFILE VERSION OUT [ARGUMENT of `millrace release manifest`]…
-#   OUT    the directory to write; it must not exist yet
+# usage: image/release.sh [--built] PROFILE VERSION OUT [ARGUMENT of `millrace release manifest`]…
+#   --built   take the image that is there instead of building it
+#   OUT       the directory to write; it must not exist yet
 # MILLRACE_CVE_TRACKER=FILE is Debian's tracker data as image/cves.sh wants it; without it the report says that none was made.
 # Then, by each who signs: millrace release sign OUT --key FILE
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-[ $# -ge 3 ] || { sed -n '3,4s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 64; }
+built=false
+[ "${1:-}" != --built ] || { built=true; shift; }
+[ $# -ge 3 ] || { sed -n '3,5s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 64; }
 profile=$1 version=$2 release=$3
 shift 3
 [ ! -e "$release" ] || { echo "release: $release exists already: a release is never written over" >&2; exit 73; }
@@ -18,7 +21,8 @@ case $profile in x86) folder=mkosi ;; *) folder=mkosi-${profile//,/-} ;; esac
 case $profile in arm64* | jetson*) architecture=arm64 ;; *) architecture=x86-64 ;; esac
 [ -z "$(git -C "$repo" status --porcelain)" ] || echo "release: the checkout has changes that no commit holds: whoever rebuilds this gets another image" >&2
 
-"$repo/image/build.sh" "$profile" "$version"
+$built || "$repo/image/build.sh" "$profile" "$version"
+"$repo/image/lock.sh" "$profile"
 "$repo/image/sbom.sh" "$profile" "$version"
 variant=${profile//,/-}
 bom=$out/sbom/millrace_${version}_$variant
