@@ -31,11 +31,15 @@ fn now_ms() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// An order as its JSON, signed by two releasers.
+/// An order as its JSON, signed by two releasers; where its manifest lies matters to nobody.
 fn signed(number: u64, aud: &Value, ctr: u64, exp: i64, version: &str) -> (String, String) {
+    signed_for("http://127.0.0.1:9/manifest.json", number, aud, ctr, exp, version)
+}
+
+fn signed_for(url: &str, number: u64, aud: &Value, ctr: u64, exp: i64, version: &str) -> (String, String) {
     let cid = format!("019ab000-0000-7000-8000-{number:012}");
     let order = json!({"v": 1, "cid": cid, "op": "update", "aud": aud, "by": KeyId::of(&key(1).verifying_key()),
-        "iat": now_ms() - 1000, "exp": exp, "ctr": ctr, "args": {"manifest": "http://127.0.0.1:9/m.json", "version": version}});
+        "iat": now_ms() - 1000, "exp": exp, "ctr": ctr, "args": {"manifest": url, "version": version}});
     let envelope = dsse::sign(COMMAND, order.to_string().as_bytes(), &key(1)).unwrap();
     let envelope = dsse::add_signature(&envelope, COMMAND, &key(2)).unwrap();
     (cid, String::from_utf8(envelope).unwrap())
@@ -118,8 +122,9 @@ fn what_is_old_late_forged_or_for_somebody_else_starts_nothing_before_or_after_a
     let mut site = yard.site(0xd1);
     let hour = 3_600_000;
     let own = json!({"fleet": "acme", "boxes": [site.id]});
-    // One good order raises the counter; its server is not there, so it comes to nothing.
-    let (first, envelope) = signed(1, &own, 100, now_ms() + hour, "1.2.0");
+    // One good order raises the counter; what it names is not there, so it comes to nothing.
+    let server = yard.runtime.block_on(Server::start(&yard.path("empty"), Fault::default()));
+    let (first, envelope) = signed_for(&server.url(), 1, &own, 100, now_ms() + hour, "1.2.0");
     let (status_line, body) = yard.post("/api/orders", &envelope);
     assert!(status_line.contains("202"), "{status_line} {body}");
     yard.until_stands(&first, "accepted", "accepted");
