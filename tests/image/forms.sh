@@ -83,7 +83,7 @@ SCRIPT
 )
 grep -qi "rejected\|required key\|bad message\|operation not permitted" <<<"$loading" || fault "a changed module: $loading"
 good "a changed module is refused: $loading"
-failed=$(ask <<<'systemctl --failed --plain --no-legend; systemctl is-active millrace-nvidia.service')
+failed=$(ask <<<'systemctl --failed --plain --no-legend; systemctl is-active millrace-nvidia.service' || true)
 [ "$failed" = inactive ] || fault "units: $failed"
 good "no card: millrace-nvidia.service stays out of it, no unit failed"
 seen=$(ask <<<'ldconfig -p 2>/dev/null | grep -c "libcuda.so.1\|libnvidia-encode.so.1"; ls -L /usr/lib/x86_64-linux-gnu/libcuda.so.1 /usr/lib/x86_64-linux-gnu/libnvidia-encode.so.1 /usr/lib/firmware/nvidia/*/gsp_tu10x.bin; millrace hw 2>&1' || true)
