@@ -154,6 +154,7 @@ async fn steps(
     if order.is_withdrawn() {
         return Err(InstallError::Withdrawn);
     }
+    machine::remove_empty(paths)?;
     let boot_id = machine::boot_id(paths)?;
     state.set_pending(&Pending {
         id: order.id.clone(),

@@ -133,7 +133,11 @@ pub(crate) fn installed(paths: &Paths, version: &Version) -> Result<Installed, M
     let prefix = format!("{PRODUCT}_{version}");
     let mut found = Installed::Absent;
     for entry in entries {
-        let name = entry.map_err(files::io_at(&dir))?.file_name().to_string_lossy().into_owned();
+        let entry = entry.map_err(files::io_at(&dir))?;
+        if is_empty(&entry) {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
         let Some(rest) = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".efi")) else { continue };
         // The image's builder adds the processor to the first one's name: millrace_1.0.0_x86-64.efi.
         let (middle, counter) = rest.split_once('+').map_or((rest, None), |(middle, counter)| (middle, Some(counter)));
@@ -151,6 +155,29 @@ pub(crate) fn installed(paths: &Paths, version: &Version) -> Result<Installed, M
         }
     }
     Ok(found)
+}
+
+/// Removes kernel images without anything in them. A power cut leaves one where it meets the renaming of a new one: on the
+/// boot partition's file system the name comes first, and size and place after it. The boot loader passes it over; the
+/// installer would take it for installed, and never write it again.
+pub(crate) fn remove_empty(paths: &Paths) -> Result<(), MachineError> {
+    let dir = paths.boot().join("EFI/Linux");
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(files::io_at(&dir))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(files::io_at(&dir))?;
+        if is_empty(&entry) && entry.file_name().to_string_lossy().ends_with(".efi") {
+            tracing::warn!(path = %entry.path().display(), "a power cut left a kernel image without content: removed");
+            files::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(entry: &fs::DirEntry) -> bool {
+    entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
 }
 
 #[cfg(test)]
@@ -178,6 +205,19 @@ pub(crate) mod tests {
         files::put(&paths.efivars().join(BOOT_COUNT_PATH), &variable, 0o644).unwrap();
         files::put(&paths.boot().join("EFI/Linux").join(file), b"kernel", 0o644).unwrap();
         files::put(&paths.at("proc/sys/kernel/random/boot_id"), boot.as_bytes(), 0o644).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_image_without_content_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = machine(dir.path(), "1.2.0");
+        let [torn, whole] =
+            ["millrace_1.3.0+3-0.efi", "millrace_1.2.0.efi"].map(|name| paths.boot().join("EFI/Linux").join(name));
+        files::put(&torn, b"", 0o644).unwrap();
+        files::put(&whole, b"kernel", 0o644).unwrap();
+        assert_eq!(installed(&paths, &"1.3.0".parse().unwrap()).unwrap(), Installed::Absent);
+        remove_empty(&paths).unwrap();
+        assert!(!torn.exists() && whole.exists());
     }
 
     #[test]
@@ -211,7 +251,7 @@ pub(crate) mod tests {
         for name in
             ["millrace_1.1.0_x86-64.efi", "millrace_1.2.0+0-3.efi", "millrace_1.3.0+3.efi", "millrace_1.20.0.efi"]
         {
-            fs::write(entries.join(name), b"").unwrap();
+            fs::write(entries.join(name), b"kernel").unwrap();
         }
         assert_eq!(state("1.1.0"), Installed::Blessed);
         assert_eq!(state("1.2.0"), Installed::Counting { left: 0, done: 3 });

@@ -173,7 +173,8 @@ impl Disk {
 
     /// From here on, put on record what is written below an offset.
     pub(crate) fn record(&self, file: &Path, below: u64) -> Result<()> {
-        self.shared.state().record = Some(Record { file: BufWriter::with_capacity(1 << 20, File::create(file)?), below });
+        self.shared.state().record =
+            Some(Record { file: BufWriter::with_capacity(1 << 20, File::create(file)?), below });
         Ok(())
     }
 

@@ -12,10 +12,11 @@ use crate::report::Report;
 use crate::site::Push;
 use crate::steps::{BOOT, COMMAND, Lab, READY};
 
-/// For first writes to be over: the journal's, the clock's, the worker's proof.
-const SETTLES: Duration = Duration::from_secs(60);
-/// How long it is watched at rest: the journal syncs every five minutes.
-const AT_REST: Duration = Duration::from_secs(320);
+/// For first writes to be over: the worker's proof, the clock's, and the journal's, which syncs every five minutes and has
+/// all of the boot to tell the first time.
+const SETTLES: Duration = Duration::from_secs(360);
+/// How long it is watched at rest: two of the journal's five minutes.
+const AT_REST: Duration = Duration::from_secs(610);
 /// Seconds of content pushed, as fast as they come in real life.
 const SERVED: u32 = 60;
 /// Most that a box at rest may write in a day.

@@ -108,7 +108,7 @@ fn drive(machine: &mut Machine, server: &Server, next: &str, end: Instant) -> Re
         }
     }
     let blessed = format!(
-        "ls /boot/EFI/Linux | grep -qx millrace_{next}.efi && systemctl is-active --quiet millrace-update-outcome"
+        "ls /boot/EFI/Linux | grep -qx millrace_{next}.efi && millrace-update status | grep -qE '^last .* to {next}: Blessed'"
     );
     loop {
         if Instant::now() >= end {
