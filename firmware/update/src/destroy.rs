@@ -91,14 +91,15 @@ mod tests {
     fn every_byte_that_could_open_the_disk_is_overwritten_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let partition = dir.path().join("var");
-        let mut image = vec![0x5a; (HEADER + 4096) as usize];
+        let header = usize::try_from(HEADER).unwrap();
+        let mut image = vec![0x5a; header + 4096];
         image[..6].copy_from_slice(LUKS);
         fs::write(&partition, &image).unwrap();
         assert!(luks(&partition).unwrap());
         let left = fs::read(&partition).unwrap();
-        assert!(left[..HEADER as usize].iter().all(|byte| *byte == 0));
+        assert!(left[..header].iter().all(|byte| *byte == 0));
         assert_eq!(left.len(), image.len());
-        assert!(left[HEADER as usize..].iter().all(|byte| *byte == 0x5a));
+        assert!(left[header..].iter().all(|byte| *byte == 0x5a));
         assert!(!luks(&partition).unwrap(), "the second time there is nothing to do");
         assert!(!luks(&dir.path().join("none")).unwrap());
     }

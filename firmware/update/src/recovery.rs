@@ -93,7 +93,7 @@ fn passphrase(said: &[u8]) -> Option<&[u8]> {
     said.split(|byte| byte.is_ascii_whitespace()).find(is)
 }
 
-/// Where it can be read when `/var` cannot. The fleet has it as well; one of both is enough.
+/// Where it can be read when `/var` cannot.
 fn beside_the_kernel(paths: &Paths, escrow: &Escrow) {
     let place = paths.boot().join("MILLRACE").join(FILE);
     let there = files::get_json::<Escrow>(&place).ok().flatten();

@@ -106,12 +106,16 @@ mod tests {
 
     #[test]
     fn the_hash_rolls_as_if_it_were_made_anew() {
-        let bytes: Vec<u8> = (0..3 * BLOCK).map(|i| (i * 31 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * BLOCK).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
         let mut hash = hash_of(&bytes[..BLOCK]);
         for at in 0..BLOCK {
             hash = roll(hash, bytes[at], bytes[at + BLOCK]);
             assert_eq!(hash, hash_of(&bytes[at + 1..=at + BLOCK]));
         }
+    }
+
+    fn place(number: u64) -> usize {
+        usize::try_from(number).unwrap()
     }
 
     /// The patch, applied in the plainest way.
@@ -122,9 +126,9 @@ mod tests {
         loop {
             match Op::read(&mut source).unwrap() {
                 Op::End => return new,
-                Op::Copy { from, length } => new.extend(&old[from as usize..(from + length) as usize]),
+                Op::Copy { from, length } => new.extend(&old[place(from)..place(from + length)]),
                 Op::Data { length } => {
-                    let (bytes, rest) = source.split_at(length as usize);
+                    let (bytes, rest) = source.split_at(place(length));
                     new.extend(bytes);
                     source = rest;
                 }
@@ -147,7 +151,7 @@ mod tests {
             let mut new = Vec::new();
             for (from, length, noise) in parts {
                 new.extend(&old[from..(from + length).min(old.len())]);
-                new.extend(std::iter::repeat_n(noise as u8, noise));
+                new.extend(std::iter::repeat_n(u8::try_from(noise).unwrap(), noise));
             }
             let mut patch = Vec::new();
             write(&old, &new, 1, &mut patch).unwrap();

@@ -143,12 +143,13 @@ mod tests {
         let code = QrCode::encode_text("MILLRACE1:PF3XYZ12", QrCodeEcc::Low).unwrap();
         let rows: Vec<Vec<char>> = drawn.lines().map(|line| line.chars().collect()).collect();
         assert!(
-            rows.iter().all(|row| row.len() == code.size() as usize + 4) && rows.len() < 20,
+            rows.iter().all(|row| row.len() == usize::try_from(code.size()).unwrap() + 4) && rows.len() < 20,
             "fits a screen of 25 lines"
         );
         for y in 0..code.size() {
             for x in 0..code.size() {
-                let half = rows[(y as usize + 2) / 2][x as usize + 2];
+                let place = |number: i32| usize::try_from(number + 2).unwrap();
+                let half = rows[place(y) / 2][place(x)];
                 let light = if y % 2 == 0 {
                     matches!(half, '\u{2588}' | '\u{2580}')
                 } else {
