@@ -3,7 +3,8 @@
 # usage: tests/image/reproducible.sh [PROFILE [DIRECTORY]]   (many minutes; needs what `just image` needs, 6 GB)
 #   DIRECTORY   where an image lies that was built before, with SOURCE_DATE_EPOCH as now: it is compared with one built now
 # What two builds share: the keys with the loader once signed, the programs, and the archive's packages. What differs and is meant to:
-# the signature around the kernel image, which holds the time it was made; so kernel images are compared part by part.
+# signatures around the kernel image and the kernel in it, which hold the time they were made, and the times of the microcode's files;
+# so kernel images are compared part by part, without these.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 profile=${1:-x86}
@@ -22,9 +23,36 @@ contents() { # contents PLACE FOLDER LIST: what is in PLACE/image/FOLDER, part b
   CARGO_TARGET_DIR=$1 "$repo/image/in-tools.sh" sh -euc "fsck.erofs --extract=/out/root --overwrite \$(ls /out/$2/*_$version.root-* | grep -v verity) >/dev/null
     python3 - /out/$2/millrace*_$version.efi >/out/parts" <<'PARTS'
 import hashlib, pefile, sys
+
+def unsigned(data):
+    """A kernel without the signature around it, which holds its time."""
+    kernel = pefile.PE(data=data, fast_load=True)
+    entry = kernel.OPTIONAL_HEADER.DATA_DIRECTORY[4]
+    end = entry.VirtualAddress or len(data)
+    data = bytearray(data[:end])
+    checksum = kernel.OPTIONAL_HEADER.get_file_offset() + 64
+    for at, length in [(checksum, 4), (entry.get_file_offset(), 8)]:
+        data[at:at + length] = bytes(length)
+    return bytes(data)
+
+def timeless(data):
+    """An archive of microcode without the numbers and times of its files, which mkosi leaves as they were made."""
+    data, at = bytearray(data), 0
+    while data[at:at + 6] == b"070701":
+        size, name = (int(data[at + 6 + 8 * field:at + 14 + 8 * field], 16) for field in (6, 11))
+        for field in (0, 5, 7, 8):
+            data[at + 6 + 8 * field:at + 14 + 8 * field] = b"0" * 8
+        at = -(-(-(-(at + 110 + name) // 4) * 4 + size) // 4) * 4
+    return bytes(data)
+
 for section in pefile.PE(sys.argv[1]).sections:
     name = section.Name.rstrip(b"\0").decode()
-    print(hashlib.sha256(section.get_data()[:section.Misc_VirtualSize]).hexdigest(), name)
+    # Signs the measurements of the others, their signatures and times included.
+    if name == ".pcrsig":
+        continue
+    data = section.get_data()[:section.Misc_VirtualSize]
+    data = {".linux": unsigned, ".ucode": timeless}.get(name, lambda data: data)(data)
+    print(hashlib.sha256(data).hexdigest(), name)
 PARTS
   (cd "$1/image/root" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) >"$3.files"
   (cd "$1/image/root" && find . -printf '%p %M %U %G %T@ %l\n' | LC_ALL=C sort) >"$3.modes"
