@@ -83,7 +83,7 @@ enum Command {
     Earn(money::Args),
     /// Look at the fleet through its controller, order updates, run campaigns
     #[command(subcommand, arg_required_else_help = true)]
-    Fleet(fleet::Command),
+    Fleet(Box<fleet::Command>),
     /// Make the tokens by which machines become boxes of the fleet
     #[command(subcommand, arg_required_else_help = true)]
     Claim(fleet::ClaimCommand),
@@ -151,7 +151,7 @@ async fn run(command: Command) -> failure::Result {
         Command::Status(args) => status::run(&args).await,
         Command::Tickets(args) => money::tickets(&args).await,
         Command::Earn(args) => money::earn(&args).await,
-        Command::Fleet(command) => fleet::run(command).await,
+        Command::Fleet(command) => fleet::run(*command).await,
         Command::Claim(command) => fleet::claim(command).await,
         Command::Keys(command) => keys::run(command),
         Command::Release(command) => blocking(move || release::run(command)).await,

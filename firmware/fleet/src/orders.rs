@@ -15,7 +15,7 @@ mod leave;
 mod update;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fleet_protocol::campaign::CampaignError;
 use fleet_protocol::command::{Command, DECOMMISSION, Denied, Ordered, UPDATE, UpdateArgs};
@@ -175,9 +175,9 @@ impl Orders {
         self.book.counters.get(by.as_str()).copied().unwrap_or(0)
     }
 
-    fn keys(&self, path: &PathBuf) -> Result<Keys, OrderError> {
+    fn keys(&self, path: &Path) -> Result<Keys, OrderError> {
         let keys = bytes(path).and_then(|bytes| Keys::parse(&bytes).ok());
-        keys.ok_or_else(|| OrderError::NoKeys(path.clone()))
+        keys.ok_or_else(|| OrderError::NoKeys(path.to_owned()))
     }
 
     /// Refuses at once what `millrace-update` would refuse later, in the same words.
