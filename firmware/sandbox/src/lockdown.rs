@@ -203,6 +203,21 @@ mod tests {
     }
 
     #[test]
+    fn a_call_is_left_out_only_for_a_processor_that_has_none_of_its_name() {
+        for engine in ENGINES {
+            let filter = Filter::of(engine).unwrap();
+            for rule in filter.allow.into_iter().chain(filter.refuse) {
+                let Some(only) = rule.arch.clone() else { continue };
+                let other = if only == "x86_64" { "aarch64" } else { "x86_64" };
+                let call = rule.call.clone();
+                let alone =
+                    Filter { about: String::new(), allow: vec![Rule { arch: None, ..rule }], refuse: Vec::new() };
+                assert!(programs(alone, other, 42).is_err(), "{call} exists on {other} too");
+            }
+        }
+    }
+
+    #[test]
     fn every_call_has_a_reason_and_one_verdict() {
         for engine in ENGINES {
             let filter = Filter::of(engine).unwrap();
