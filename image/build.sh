@@ -7,7 +7,7 @@
 # Programs come from target/release, or the directory $MILLRACE_IMAGE_PROGRAMS; those of arm64 are built by image/cross.sh, or
 # come from $MILLRACE_IMAGE_PROGRAMS_ARM64.
 # Keys come from $MILLRACE_IMAGE_KEYS; without it test keys are made below target/image, and the image says so.
-#   --update-lock   take the packages as they are now into image/locks/PROFILE.lock, instead of refusing others than are there
+#   --update-lock   take the packages as they are now into image/locks/PROFILE.lock, instead of telling which are others
 # MILLRACE_IMAGE_SNAPSHOT=ADDRESS builds from the archive as it was at the date in image/locks/snapshot; ADDRESS is that of a
 # snapshot service, below which lie debian/DATE and debian-security/DATE.
 set -euo pipefail
@@ -141,11 +141,14 @@ if [ -n "$unsigned" ] && [ ! -s "$kept" ]; then
   "$repo/image/in-tools.sh" mtype -i "/out/$output/$esp" "::/EFI/systemd/$loader" >"$kept.new"
   mv "$kept.new" "$kept"
 fi
-# What has been built of other packages than the locked ones is not left lying about as if it were the image.
-if ! "$repo/image/lock.sh" "$profiles" "${update_lock[@]}"; then
-  rm -f "$out/$output/millrace"*"_$version".*
-  exit 65
-fi
+# Whoever tries an image gets the archive as it is, and is told what moved; image/release.sh packs only what is locked.
+locked=0
+"$repo/image/lock.sh" "$profiles" "${update_lock[@]}" || locked=$?
+case $locked in
+  0) ;;
+  65) say "made of other packages than the locked ones: good to try, not to release" ;;
+  *) exit "$locked" ;;
+esac
 printf '{"profiles": "%s", "version": "%s", "seconds": %s}\n' "$profiles" "$version" "$SECONDS" >"$out/built.json"
 say "made in $SECONDS s:"
 ls -l "$out/$output" >&2
