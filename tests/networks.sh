@@ -8,6 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "${MILLRACE_NETWORKS_INSIDE:-}" ]; then
   # It gives up root by itself, for which it must have it.
   [ "$(id -u)" = 0 ] || exec sudo "$0" "$@"
+  if ! unshare --mount --net --pid --fork true 2>/dev/null; then
+    echo "networks: skipped: this machine allows no network namespaces"
+    exit 0
+  fi
   MILLRACE_NETWORKS_INSIDE=1 exec unshare --mount --net --pid --fork -- "$0" "$@"
 fi
 networkd=${1:-/usr/lib/systemd/systemd-networkd}

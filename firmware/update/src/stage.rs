@@ -29,6 +29,8 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const PROGRESS: &str = "progress.json";
 /// A share of the disk that an update leaves alone: one part of so many.
 const LEAVE: u64 = 20;
+/// And at most so much: a large disk needs no larger rest.
+const LEAVE_MAX: u64 = 2 << 30;
 
 /// Why there is nothing staged.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +211,7 @@ fn room(staged: &Path, missing: &[&Artifact]) -> Result<(), StageError> {
     #[expect(clippy::useless_conversion, reason = "the fields' width differs between processors")]
     let (unit, free, all) =
         (u64::from(disk.fragment_size()), u64::from(disk.blocks_available()), u64::from(disk.blocks()));
-    let (free, leave) = (free.saturating_mul(unit), (all / LEAVE).saturating_mul(unit));
+    let (free, leave) = (free.saturating_mul(unit), (all / LEAVE).saturating_mul(unit).min(LEAVE_MAX));
     let needed = unpacked.saturating_add(packed.max().unwrap_or(0));
     if needed > 0 && needed.saturating_add(leave) > free {
         return Err(StageError::Space { path: staged.to_owned(), needed: needed.saturating_add(leave), free });
