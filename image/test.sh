@@ -2,7 +2,7 @@
 # Builds the three versions that `just image-test` needs, then runs it: one to begin with, one to update to, one whose
 # node does not start. For `--long` or `--only arm64` also that of arm64.
 # usage: image/test.sh [--ci] [--built] [ARGUMENT of millrace-image-test]…
-#   --ci      for a machine that may not be able to: says `skipped: …` and succeeds then; fails after 20 minutes
+#   --ci      for a machine that may not be able to: says `skipped: …` and succeeds then; fails after 40 minutes (a free machine of two cores takes 15)
 #   --built   take the images that the last run left
 set -euo pipefail
 if [ "${1:-}" = --ci ]; then
@@ -16,8 +16,8 @@ if [ "${1:-}" = --ci ]; then
   [ -n "$why" ] || [ "$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 4 ] || why="less than 4 GB of memory are free"
   [ -z "$why" ] || { echo "image-test: skipped: $why"; exit 0; }
   status=0
-  timeout --kill-after=30s 20m "$0" "$@" || status=$?
-  [ "$status" != 124 ] || echo "image-test: not done within 20 minutes" >&2
+  timeout --kill-after=30s 40m "$0" "$@" || status=$?
+  [ "$status" != 124 ] || echo "image-test: not done within 40 minutes" >&2
   exit "$status"
 fi
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
