@@ -29,7 +29,8 @@ async fn proxy(name: &'static str) -> (u16, Arc<AtomicU32>) {
                     head.push(client.read_u8().await.unwrap());
                 }
                 let head = String::from_utf8(head).unwrap();
-                let Some(port) = head.strip_prefix(&format!("CONNECT {name}:")).and_then(|rest| rest.split(' ').next()) else {
+                let Some(port) = head.strip_prefix(&format!("CONNECT {name}:")).and_then(|rest| rest.split(' ').next())
+                else {
                     client.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
                     return;
                 };
