@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn operations_are_read_as_they_were_written() {
-        let ops = [Op::Copy { from: 1 << 40, length: 4096 }, Op::Data { length: 0 }, Op::Data { length: u64::MAX }, Op::End];
+        let ops =
+            [Op::Copy { from: 1 << 40, length: 4096 }, Op::Data { length: 0 }, Op::Data { length: u64::MAX }, Op::End];
         let mut bytes = Vec::new();
         ops.iter().for_each(|op| op.write(&mut bytes).unwrap());
         assert_eq!(bytes.len(), 17 + 9 + 9 + 1);

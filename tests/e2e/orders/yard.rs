@@ -56,7 +56,8 @@ impl Yard {
         // 1 to 3 are releasers, 5 is an operator, 7 the controller's own key.
         for seed in [1, 2, 5, 7, 9] {
             let path = dir.path().join(format!("{seed}.key"));
-            let mut file = fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path).unwrap();
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
             writeln!(file, "{}", BASE64.encode([seed; 32])).unwrap();
         }
         let mut yard = Self { dir, broker, controller: None, api: free_port(), enrol: free_port(), runtime };

@@ -380,7 +380,6 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;

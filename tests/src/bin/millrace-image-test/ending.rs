@@ -62,7 +62,6 @@ fn descendants(of: u32) -> Result<Vec<i32>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
     use std::process::Command;
 
