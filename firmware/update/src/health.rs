@@ -20,6 +20,8 @@ use crate::stage::text;
 const LOOK: Duration = Duration::from_secs(1);
 /// Percent of the state partition that must be free.
 const FREE: u64 = 10;
+/// So many bytes are enough however large the disk is.
+const FREE_ENOUGH: u64 = 4 << 30;
 /// The longest reason kept.
 const REASON: usize = 200;
 
@@ -164,10 +166,15 @@ fn disk(dir: &Path) -> Result<String, String> {
     files::put(&probe, b"millrace", 0o600).and_then(|()| files::remove(&probe)).map_err(|error| text(&error))?;
     let disk = statvfs(dir).map_err(|error| error.to_string())?;
     #[expect(clippy::useless_conversion, reason = "the fields' width differs between processors")]
-    let (free, all) = (u64::from(disk.blocks_available()), u64::from(disk.blocks()).max(1));
+    let (unit, free, all) =
+        (u64::from(disk.fragment_size()), u64::from(disk.blocks_available()), u64::from(disk.blocks()).max(1));
     let percent = free.saturating_mul(100) / all;
     let told = format!("{percent} percent free");
-    if percent > FREE { Ok(told) } else { Err(format!("{told}, more than {FREE} are needed")) }
+    if percent > FREE || free.saturating_mul(unit) >= FREE_ENOUGH {
+        Ok(told)
+    } else {
+        Err(format!("{told}, more than {FREE} are needed"))
+    }
 }
 
 fn clock(paths: &Paths) -> Result<String, String> {
