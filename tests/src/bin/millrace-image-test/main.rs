@@ -65,8 +65,10 @@ enum Step {
     Update,
     /// What must be refused.
     Tamper,
-    /// A stick, bytes written, a hang, a factory reset, a credential.
+    /// A stick, a hang, a factory reset, a credential.
     Life,
+    /// What a box in `life` writes, at rest and at work; waits a quarter of an hour.
+    Measure,
     /// Power cuts during an update.
     CutUpdates,
     /// Power cuts at any moment of the update that `cut-updates` kept on record; starts no machine. Part of `cut-updates`.
@@ -122,8 +124,8 @@ fn run(args: &Args) -> Result<bool> {
     if wanted(Step::Tamper) {
         steps::tamper::run(&mut lab, &mut report);
     }
-    if wanted(Step::Life) {
-        steps::life::run(&mut lab, &mut report);
+    if wanted(Step::Life) || wanted(Step::Measure) {
+        steps::life::run(&mut lab, &mut report, wanted(Step::Measure));
     }
     let plan = steps::power::Plan {
         updates: wanted(Step::CutUpdates),

@@ -19,8 +19,8 @@ const STICK: (u64, u64) = (1 << 20, 64 << 20);
 /// What tells one `/var` from another.
 const VAR: &str = "cryptsetup luksUUID /dev/disk/by-partlabel/millrace-var";
 
-/// All of it, on a box of its own.
-pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
+/// All of it, on a box of its own, which is measured on the way if that is wanted.
+pub(crate) fn run(lab: &mut Lab, report: &mut Report, measured: bool) {
     lab.machine = None;
     let later = [
         "a hang is ended by the hardware watchdog",
@@ -29,9 +29,11 @@ pub(crate) fn run(lab: &mut Lab, report: &mut Report) {
     ];
     let begun = report.check("a stick plugged into a waiting box provisions it", |_| by_stick(lab));
     let Some((mut machine, mut parts)) = begun else { return report.skip(&later, "the box was not provisioned") };
-    report.check("measured: bytes written at rest", |report| measure::at_rest(&mut machine, report));
-    report.check("measured: bytes written while it serves", |report| measure::serving(lab, &mut machine, report));
-    if report.check(later[0], |_| hang(&mut machine)).is_some() {
+    if measured {
+        report.check("measured: bytes written at rest", |report| measure::at_rest(&mut machine, report));
+        report.check("measured: bytes written while it serves", |report| measure::serving(lab, &mut machine, report));
+    }
+    if report.check(later[0], |_| hang(&mut machine)).is_some() && measured {
         report.check("measured: a boot", |report| measure::boot(&mut machine, report));
     }
     let blank = report.check(later[1], |_| reset(&mut machine));
