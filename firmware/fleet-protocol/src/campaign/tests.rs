@@ -214,9 +214,9 @@ fn a_version_that_fails_one_in_three_is_halted_among_the_canaries_and_nobody_ins
     // A person looks, and lets it go on: those who were staged go on from there.
     sim.pace = pacer::resumed(&sim.pace, sim.now);
     sim.said.push((sim.now, sim.pace.clone()));
+    assert_eq!(step(&sim.plan, &sim.pace, &sim.known(), sim.now), Step::Stay, "what failed before is forgiven");
     sim.tick();
-    sim.tick();
-    assert!(sim.installed() > before && !sim.pace.halt, "{:?}", sim.pace);
+    assert!(sim.installed() > before, "{:?}", sim.pace);
     // More of the same, and it is halted again.
     sim.run(24 * 20);
     assert!(sim.pace.halt && sim.pace.opened.len() <= 3, "{:?}", sim.pace);
