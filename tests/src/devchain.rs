@@ -387,23 +387,32 @@ impl<'a> DevChain<'a> {
         if let Some(to) = to {
             call["to"] = json!(to.0);
         }
-        let hash: H256 = self.anvil.request("eth_sendTransaction", json!([call])).await?;
+        let mut hash: H256 = self.anvil.request("eth_sendTransaction", json!([&call])).await?;
         let receipt = tokio::time::timeout(MINED, async {
-            let sent = Instant::now();
+            let mut sent = Instant::now();
             loop {
                 let receipt: Option<TransactionReceipt> =
                     self.anvil.request("eth_getTransactionReceipt", json!([hash])).await?;
                 match (receipt, self.anvil.mining()) {
                     (Some(receipt), _) => return anyhow::Ok(receipt),
                     (None, Mining::OnDemand) => self.anvil.mine(1).await?,
-                    // Seen once on a loaded machine: the node slept over a transaction. It is woken.
-                    (None, Mining::OnTransaction) if sent.elapsed() > SLEPT_OVER => self.anvil.mine(1).await?,
+                    // Seen on a loaded machine: the node slept over a transaction, and is woken; or after a rewind it took
+                    // it for the one of the same number that it had just unmade, and has none of it: it is sent again.
+                    (None, Mining::OnTransaction) if sent.elapsed() > SLEPT_OVER => {
+                        let known: Option<Value> =
+                            self.anvil.request("eth_getTransactionByHash", json!([hash])).await?;
+                        if known.is_none() {
+                            hash = self.anvil.request("eth_sendTransaction", json!([&call])).await?;
+                        }
+                        self.anvil.mine(1).await?;
+                        sent = Instant::now();
+                    }
                     (None, Mining::OnTransaction | Mining::Every(_)) => tokio::time::sleep(LOOK_AGAIN).await,
                 }
             }
         })
         .await
-        .with_context(|| format!("transaction {hash:?} was not mined in time"))??;
+        .context("a transaction was not mined in time")??;
         if receipt.status != Some(1.into()) {
             bail!("transaction {hash:?} reverted");
         }
