@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ledger::{AbandonReason, Account, Ledger, OpenOptions, ReceiveRequest, Redemption};
+use ledger::{AbandonReason, Account, Ledger, LedgerError, OpenOptions, ReceiveRequest, Redemption};
 use livepeer::address::{Address, H256};
 use livepeer::broker::{BrokerError, FaultClass};
 use livepeer::params::{MAX_NONCES, TicketParams};
@@ -33,8 +33,15 @@ const US: Address = Address(primitive_types::H160([0x0b; 20]));
 /// When the offers of these tests are over.
 const OVER: u64 = 900;
 
+/// Opens a ledger. What a killed node had given to another thread may hold it a moment longer; a process would be gone.
 fn open(dir: &Path) -> Ledger {
-    Ledger::open(dir, OpenOptions::default()).unwrap()
+    for _ in 0..3000 {
+        match Ledger::open(dir, OpenOptions::default()) {
+            Err(LedgerError::AlreadyRunning { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("somebody keeps the ledger open")
 }
 
 /// Puts so many winners into a ledger, all of round 7 and all over.
