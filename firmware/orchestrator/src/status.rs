@@ -143,7 +143,7 @@ impl<T: Transcoder, B: Broker, S: Signer> Orchestrator<T, B, S> {
         let counted = self.sessions.counted();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut status = NodeStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: service::system_version(env!("CARGO_PKG_VERSION")),
             mode: mode.to_owned(),
             uptime_s: uptime.as_secs(),
             service_uri: self.service_uri.to_string(),
