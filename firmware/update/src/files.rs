@@ -136,6 +136,23 @@ pub(crate) fn lock(dir: &Path) -> Result<Lock, FileError> {
     }
 }
 
+/// Bytes of the file system that a directory is on.
+pub(crate) struct Space {
+    /// What may still be written.
+    pub(crate) free: u64,
+    /// All of it.
+    pub(crate) all: u64,
+}
+
+/// How much room there is where a directory is.
+pub(crate) fn space(dir: &Path) -> Result<Space, FileError> {
+    let disk = nix::sys::statvfs::statvfs(dir).map_err(|error| io_at(dir)(error.into()))?;
+    #[expect(clippy::useless_conversion, reason = "the fields' width differs between processors")]
+    let (unit, free, all) =
+        (u64::from(disk.fragment_size()), u64::from(disk.blocks_available()), u64::from(disk.blocks()));
+    Ok(Space { free: free.saturating_mul(unit), all: all.saturating_mul(unit) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use millrace_hal::{Clock as _, LinuxClock};
-use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use service::status::{NodeStatus, read_status};
 use signer_protocol::SignerClient;
 use tokio::time::Instant;
 
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, Space};
 use crate::machine::Image;
 use crate::paths::Paths;
 use crate::stage::text;
@@ -164,17 +163,10 @@ fn signer(socket: &Path) -> Result<String, String> {
 fn disk(dir: &Path) -> Result<String, String> {
     let probe = dir.join("probe");
     files::put(&probe, b"millrace", 0o600).and_then(|()| files::remove(&probe)).map_err(|error| text(&error))?;
-    let disk = statvfs(dir).map_err(|error| error.to_string())?;
-    #[expect(clippy::useless_conversion, reason = "the fields' width differs between processors")]
-    let (unit, free, all) =
-        (u64::from(disk.fragment_size()), u64::from(disk.blocks_available()), u64::from(disk.blocks()).max(1));
-    let percent = free.saturating_mul(100) / all;
+    let Space { free, all } = files::space(dir).map_err(|error| text(&error))?;
+    let percent = free.saturating_mul(100) / all.max(1);
     let told = format!("{percent} percent free");
-    if percent > FREE || free.saturating_mul(unit) >= FREE_ENOUGH {
-        Ok(told)
-    } else {
-        Err(format!("{told}, more than {FREE} are needed"))
-    }
+    if percent > FREE || free >= FREE_ENOUGH { Ok(told) } else { Err(format!("{told}, more than {FREE} are needed")) }
 }
 
 fn clock(paths: &Paths) -> Result<String, String> {

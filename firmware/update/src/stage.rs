@@ -11,11 +11,10 @@ use fleet_protocol::release::{Artifact, Packed, Release};
 use fleet_protocol::site::Proxy;
 use fleet_protocol::strict::TO_BOX_MAX;
 use millrace_hal::{Clock as _, LinuxClock};
-use nix::sys::statvfs::statvfs;
 
 use crate::admit::{Refusal, admit};
 use crate::fetch::{FetchError, Fetcher, Place};
-use crate::files::{self, FileError, io_at};
+use crate::files::{self, FileError, Space, io_at};
 use crate::machine::{Image, MachineError};
 use crate::paths::Paths;
 use crate::progress::{Phase, Progress};
@@ -207,11 +206,8 @@ fn room(staged: &Path, missing: &[&Artifact]) -> Result<(), StageError> {
     let packed = missing
         .iter()
         .map(|artifact| artifact.packed.size.saturating_sub(there(&format!("{}.part", artifact.packed.path))));
-    let disk = statvfs(staged).map_err(|error| io_at(staged)(error.into()))?;
-    #[expect(clippy::useless_conversion, reason = "the fields' width differs between processors")]
-    let (unit, free, all) =
-        (u64::from(disk.fragment_size()), u64::from(disk.blocks_available()), u64::from(disk.blocks()));
-    let (free, leave) = (free.saturating_mul(unit), (all / LEAVE).saturating_mul(unit).min(LEAVE_MAX));
+    let Space { free, all } = files::space(staged)?;
+    let leave = (all / LEAVE).min(LEAVE_MAX);
     let needed = unpacked.saturating_add(packed.max().unwrap_or(0));
     if needed > 0 && needed.saturating_add(leave) > free {
         return Err(StageError::Space { path: staged.to_owned(), needed: needed.saturating_add(leave), free });
